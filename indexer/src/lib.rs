@@ -1,0 +1,29 @@
+//! The way of the data, from member clusters to the one copy that every answer is served from.
+//!
+//! ```text
+//! source ─► plan ─► reflector ─► cache ─► view ─► (routes of the binary)
+//! ```
+//!
+//! - [`source`] tells which member clusters there are and how to reach them ([`member`]).
+//! - [`plan`] says, as a pure function, which (cluster, resource) to watch for the present registries.
+//! - [`supervise`] keeps one task for each of them; [`reflector`] lists and watches raw bytes over a [`connection`].
+//! - [`cache`] holds each object once, as a compressed frame ([`codec`], [`entry`]), in key order, with a feed of changes.
+//! - [`view`] reads pages, single objects and watches out of it, over all clusters at once ([`version`]).
+//!
+//! Arrows never turn back: a reader never writes, and a member's task writes its own keys only.
+
+pub mod affinity;
+pub mod cache;
+pub mod codec;
+pub mod connection;
+pub mod entry;
+pub mod filter;
+pub mod member;
+pub mod plan;
+pub mod raw;
+pub mod reflector;
+pub mod resource;
+pub mod source;
+pub mod supervise;
+pub mod version;
+pub mod view;

@@ -1,0 +1,71 @@
+//! What a member cluster is to the rest of this crate: a name, what registries select it by, whether it answers, and how to
+//! reach it. Written by the sources in [`crate::source`], read by the plan and the supervisor.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::Config;
+
+use crate::resource::ClusterName;
+
+/// One member cluster, as its source describes it at one moment.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Its name, unique over all sources.
+    pub name: ClusterName,
+    /// Labels that a registry's `labelSelector` is matched against.
+    pub labels: BTreeMap<String, String>,
+    /// Where it runs, for a registry's `fieldSelector`.
+    pub location: Location,
+    /// Whether its source says that it can be reached.
+    pub health: MemberHealth,
+    /// How to read its objects.
+    pub access: MemberAccess,
+}
+
+/// `spec.provider`, `spec.region` and `spec.zones` of a Cluster; empty where unknown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Location {
+    /// Cloud provider.
+    pub provider: String,
+    /// Region.
+    pub region: String,
+    /// Zones the cluster spans.
+    pub zones: Vec<String>,
+}
+
+/// What the source says of a member's health.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberHealth {
+    /// It answers.
+    Ready,
+    /// It does not; its last objects are kept and shown as such.
+    NotReady {
+        /// Since when.
+        since: Timestamp,
+        /// Why, in the words of the source.
+        reason: String,
+    },
+}
+
+/// How to read a member's objects.
+#[derive(Debug, Clone)]
+pub enum MemberAccess {
+    /// From its API server.
+    Api(Arc<ApiAccess>),
+    /// From a folder of manifests.
+    Snapshot(PathBuf),
+    /// Not at all for now, e.g. because its Secret is missing; the text says what to do.
+    Unusable(String),
+}
+
+/// Connection settings of a member's API server.
+#[derive(Debug)]
+pub struct ApiAccess {
+    /// Endpoint, trust and credentials, ready for a client.
+    pub config: Config,
+    /// Changes whenever endpoint, trust or credentials do, so that readers know when to reconnect.
+    pub fingerprint: u64,
+}
