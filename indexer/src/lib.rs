@@ -8,6 +8,7 @@
 //! - [`plan`] says, as a pure function, which (cluster, resource) to watch for the present registries.
 //! - [`supervise`] keeps one task for each of them; [`reflector`] lists and watches raw bytes over a [`connection`].
 //! - [`cache`] holds each object once, as a compressed frame ([`codec`], [`entry`]), in key order, with a feed of changes.
+//! - [`status`] says what follows its cluster, what lags, and why.
 //! - [`view`] reads pages, single objects and watches out of it, over all clusters at once ([`version`]).
 //!
 //! Arrows never turn back: a reader never writes, and a member's task writes its own keys only.
@@ -24,6 +25,7 @@ pub mod raw;
 pub mod reflector;
 pub mod resource;
 pub mod source;
+pub mod status;
 pub mod supervise;
 pub mod version;
 pub mod view;

@@ -1,0 +1,109 @@
+//! Lists: page by page, taken in by difference.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::value::RawValue;
+use tracing::info;
+
+use super::{Interruption, Reflector};
+use crate::cache::PreparedChange;
+use crate::entry::{Entries, Entry, EntryKey};
+use crate::raw::RawList;
+
+/// Objects asked for at a time.
+const PAGE: u32 = 500;
+
+/// A list being taken in.
+#[derive(Debug)]
+pub(super) struct Intake {
+    begun: Instant,
+    known: Entries,
+    listed: Entries,
+}
+
+impl Intake {
+    pub(super) fn new(known: Entries) -> Self {
+        Self { begun: Instant::now(), known, listed: Entries::new() }
+    }
+}
+
+impl Reflector {
+    /// Lists all pages; returns the version from which to watch.
+    pub(super) async fn list_pages(&mut self) -> Result<Arc<str>, Interruption> {
+        let mut intake = Intake::new(self.writer.objects());
+        let mut continue_token: Option<String> = None;
+        loop {
+            let path = self.page_path(continue_token.as_deref());
+            let body = self.connection.get(&path, "application/json").await?.bytes().await?;
+            let list: RawList<'_> = serde_json::from_slice(&body)?;
+            self.take_in_page(&mut intake, list.items.as_deref().unwrap_or_default());
+            continue_token = list.metadata.continue_token.filter(|token| !token.is_empty());
+            if continue_token.is_none() {
+                let version = list.metadata.resource_version.filter(|version| !version.is_empty());
+                let version = version.ok_or_else(|| Interruption::Unreadable("the list has no resourceVersion".into()))?;
+                return Ok(self.finish(&intake, &version));
+            }
+        }
+    }
+
+    fn page_path(&self, continue_token: Option<&str>) -> String {
+        let mut query = form_urlencoded::Serializer::new(format!("{}?limit={PAGE}", self.collection_path()));
+        if let Some(token) = continue_token {
+            query.append_pair("continue", token);
+        }
+        query.finish()
+    }
+
+    fn take_in_page(&mut self, intake: &mut Intake, items: &[&RawValue]) {
+        let changes: Vec<_> = items.iter().filter_map(|item| self.take_in(intake, item.get())).collect();
+        self.writer.apply(changes);
+    }
+
+    /// One object of a list: remembered as listed; a change only if it is not held as it is already.
+    pub(super) fn take_in(&mut self, intake: &mut Intake, object: &str) -> Option<PreparedChange> {
+        let parsed = match self.reader.read(object) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                self.note_refused_object(&error);
+                return None;
+            }
+        };
+        if !self.scope.contains(&parsed.namespace) && self.served.namespaced {
+            return None;
+        }
+        let key = EntryKey::new(&parsed.namespace, &parsed.name);
+        if let Some(held) = intake.known.get(&key).filter(|held| is_same(held, parsed.resource_version)) {
+            intake.listed.insert(held.clone());
+            return None;
+        }
+        let entry = self.prepare(parsed)?;
+        intake.listed.insert(entry.clone());
+        Some(PreparedChange::Upsert(entry))
+    }
+
+    pub(super) fn prepare(&mut self, parsed: crate::raw::ParsedObject) -> Option<Entry> {
+        match self.writer.prepare(parsed) {
+            Ok(entry) => Some(entry),
+            Err(error) => {
+                tracing::warn!(cluster = %self.key.cluster, resource = %self.key.resource, %error, "an object was left out");
+                None
+            }
+        }
+    }
+
+    /// What was not listed is gone.
+    pub(super) fn finish(&self, intake: &Intake, version: &str) -> Arc<str> {
+        let version: Arc<str> = Arc::from(version);
+        self.writer.finish_list(&intake.listed, Arc::clone(&version));
+        info!(
+            cluster = %self.key.cluster, resource = %self.key.resource, objects = intake.listed.len(),
+            milliseconds = u64::try_from(intake.begun.elapsed().as_millis()).unwrap_or(u64::MAX), "listed"
+        );
+        version
+    }
+}
+
+fn is_same(held: &Entry, resource_version: u64) -> bool {
+    resource_version != 0 && held.resource_version() == resource_version
+}

@@ -1,0 +1,240 @@
+//! One task for each selected member: asks it what it serves, again and again, and tells the supervisor.
+//!
+//! It is also the member's prober: while the member does not answer it knocks every few seconds, and when it answers again
+//! all of the member's reflectors are told to retry at once.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rand::Rng;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{info, warn};
+
+use crate::connection::{ConnectionLimits, Discovery, MemberConnection};
+use crate::member::{ApiAccess, Member, MemberAccess, MemberHealth};
+use crate::reflector::Signals;
+use crate::resource::ClusterName;
+use crate::source::snapshot_folder::{SnapshotContents, SnapshotFolder};
+
+/// How often a member that answers is asked what it serves.
+const REDISCOVER: Duration = Duration::from_secs(30);
+/// How often one that does not answer is asked, at first and at most.
+const PROBE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
+
+static EPOCHS: AtomicU64 = AtomicU64::new(1);
+
+/// What a member said of what it serves.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) cluster: ClusterName,
+    pub(super) epoch: u64,
+    pub(super) discovery: Result<Discovery, String>,
+    pub(super) unreadable_files: Vec<String>,
+}
+
+/// A member's task; dropping it ends it.
+#[derive(Debug)]
+pub(super) enum ClusterTask {
+    /// Reads an API server.
+    Api(ApiTask),
+    /// Reads a folder.
+    Snapshot(SnapshotTask),
+    /// Nothing can be read; why.
+    Unusable { reason: String, epoch: u64, fingerprint: Option<u64> },
+}
+
+#[derive(Debug)]
+pub(super) struct ApiTask {
+    pub(super) connection: MemberConnection,
+    pub(super) signals: Signals,
+    fingerprint: u64,
+    epoch: u64,
+    health: Mutex<MemberHealth>,
+    _stop: DropGuard,
+}
+
+#[derive(Debug)]
+pub(super) struct SnapshotTask {
+    pub(super) contents: watch::Receiver<Arc<SnapshotContents>>,
+    path: PathBuf,
+    epoch: u64,
+    _stop: DropGuard,
+}
+
+impl ClusterTask {
+    pub(super) fn start(member: &Member, limits: ConnectionLimits, reports: mpsc::UnboundedSender<Report>) -> Self {
+        let epoch = EPOCHS.fetch_add(1, Ordering::Relaxed);
+        match &member.access {
+            MemberAccess::Api(access) => start_api(member, access, limits, epoch, reports),
+            MemberAccess::Snapshot(path) => Self::Snapshot(start_snapshot(member, path, epoch, reports)),
+            MemberAccess::Unusable(reason) => {
+                warn!(cluster = %member.name, %reason, "the member cannot be read");
+                Self::Unusable { reason: reason.clone(), epoch, fingerprint: None }
+            }
+        }
+    }
+
+    /// Grows with each new connection.
+    pub(super) fn epoch(&self) -> u64 {
+        match self {
+            Self::Api(api) => api.epoch,
+            Self::Snapshot(folder) => folder.epoch,
+            Self::Unusable { epoch, .. } => *epoch,
+        }
+    }
+
+    /// Why nothing can be read at all.
+    pub(super) fn failure(&self) -> Option<&str> {
+        match self {
+            Self::Unusable { reason, .. } => Some(reason),
+            Self::Api(_) | Self::Snapshot(_) => None,
+        }
+    }
+
+    /// Whether this task reads what `access` describes.
+    pub(super) fn serves(&self, access: &MemberAccess) -> bool {
+        match (self, access) {
+            (Self::Api(api), MemberAccess::Api(access)) => api.fingerprint == access.fingerprint,
+            (Self::Snapshot(folder), MemberAccess::Snapshot(path)) => folder.path == *path,
+            (Self::Unusable { reason, .. }, MemberAccess::Unusable(other)) => reason == other,
+            (Self::Unusable { fingerprint, .. }, MemberAccess::Api(access)) => *fingerprint == Some(access.fingerprint),
+            _ => false,
+        }
+    }
+
+    /// A member that its source calls ready again is retried at once.
+    pub(super) fn note_health(&self, health: &MemberHealth) {
+        if let Self::Api(api) = self {
+            let mut known = api.health.lock();
+            if *known != MemberHealth::Ready && *health == MemberHealth::Ready {
+                api.signals.retry_now.notify_waiters();
+                api.signals.rediscover.notify_one();
+            }
+            known.clone_from(health);
+        }
+    }
+}
+
+fn start_api(
+    member: &Member,
+    access: &Arc<ApiAccess>,
+    limits: ConnectionLimits,
+    epoch: u64,
+    reports: mpsc::UnboundedSender<Report>,
+) -> ClusterTask {
+    let connection = match MemberConnection::open(access, limits) {
+        Ok(connection) => connection,
+        Err(error) => {
+            warn!(cluster = %member.name, %error, "the member's connection settings cannot be used");
+            return ClusterTask::Unusable { reason: error.to_string(), epoch, fingerprint: Some(access.fingerprint) };
+        }
+    };
+    let signals = Signals { retry_now: Arc::new(Notify::new()), rediscover: Arc::new(Notify::new()) };
+    let cancelled = CancellationToken::new();
+    let prober = Prober {
+        cluster: member.name.clone(),
+        epoch,
+        connection: connection.clone(),
+        signals: signals.clone(),
+        reports,
+    };
+    tokio::spawn({
+        let cancelled = cancelled.clone();
+        async move { cancelled.run_until_cancelled(prober.run()).await }
+    });
+    ClusterTask::Api(ApiTask {
+        connection,
+        signals,
+        fingerprint: access.fingerprint,
+        epoch,
+        health: Mutex::new(member.health.clone()),
+        _stop: cancelled.drop_guard(),
+    })
+}
+
+struct Prober {
+    cluster: ClusterName,
+    epoch: u64,
+    connection: MemberConnection,
+    signals: Signals,
+    reports: mpsc::UnboundedSender<Report>,
+}
+
+impl Prober {
+    async fn run(self) {
+        let mut delay = PROBE.0;
+        let mut failing = false;
+        loop {
+            let discovery = self.connection.discover().await.map_err(|error| error.to_string());
+            let wait = match &discovery {
+                Ok(_) => {
+                    if failing {
+                        info!(cluster = %self.cluster, "the member answers again");
+                        self.signals.retry_now.notify_waiters();
+                    }
+                    (failing, delay) = (false, PROBE.0);
+                    REDISCOVER
+                }
+                Err(error) => {
+                    if !failing {
+                        warn!(cluster = %self.cluster, %error, "the member does not answer, retrying");
+                    }
+                    failing = true;
+                    delay = (delay * 2).min(PROBE.1);
+                    delay
+                }
+            };
+            let report =
+                Report { cluster: self.cluster.clone(), epoch: self.epoch, discovery, unreadable_files: Vec::new() };
+            if self.reports.send(report).is_err() {
+                return;
+            }
+            let jittered = wait.mul_f64(rand::rng().random_range(0.7..=1.0));
+            tokio::select! {
+                () = tokio::time::sleep(jittered) => {}
+                () = self.signals.rediscover.notified() => tokio::time::sleep(PROBE.0).await,
+            }
+        }
+    }
+}
+
+fn start_snapshot(
+    member: &Member,
+    path: &std::path::Path,
+    epoch: u64,
+    reports: mpsc::UnboundedSender<Report>,
+) -> SnapshotTask {
+    let cancelled = CancellationToken::new();
+    let contents = SnapshotFolder::watch(path.to_path_buf(), cancelled.clone());
+    let cluster = member.name.clone();
+    tokio::spawn({
+        let mut contents = contents.clone();
+        let cancelled = cancelled.clone();
+        async move {
+            loop {
+                let report = describe(&cluster, epoch, &contents.borrow_and_update());
+                if reports.send(report).is_err() {
+                    return;
+                }
+                tokio::select! {
+                    () = cancelled.cancelled() => return,
+                    changed = contents.changed() => if changed.is_err() { return },
+                }
+            }
+        }
+    });
+    SnapshotTask { contents, path: path.to_path_buf(), epoch, _stop: cancelled.drop_guard() }
+}
+
+fn describe(cluster: &ClusterName, epoch: u64, contents: &SnapshotContents) -> Report {
+    Report {
+        cluster: cluster.clone(),
+        epoch,
+        discovery: Ok(Discovery::new(contents.resources.values().map(|resource| resource.api.clone()).collect())),
+        unreadable_files: contents.unreadable.iter().map(ToString::to_string).collect(),
+    }
+}

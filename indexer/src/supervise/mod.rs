@@ -1,0 +1,259 @@
+//! Keeps one task for each (cluster, resource) of the plan, and nothing else.
+//!
+//! In: the members there are, the registries there are, and what each member serves. Out: running reflectors, and an
+//! [`Overview`] of what is watched and why something is not. A member's trouble stays in its own tasks: nothing here waits
+//! for a member.
+
+mod cluster;
+mod snapshot;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::cache::Cache;
+use crate::connection::{ConnectionLimits, Discovery};
+use crate::member::Member;
+use crate::plan::{PlannedMember, Registry, WatchKey, WatchPlan, WatchTarget};
+use crate::reflector::Reflector;
+use crate::resource::ClusterName;
+use crate::source::MemberSet;
+
+use cluster::{ClusterTask, Report};
+
+/// Changes that come in a row are planned once.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// What a registry list is made of, with the moment before the first load told apart from "none".
+#[derive(Debug, Clone, Default)]
+pub struct RegistrySet {
+    /// The registries.
+    pub registries: Vec<Registry>,
+    /// Whether they have been read at all.
+    pub loaded: bool,
+}
+
+/// What is watched, and why something is not.
+#[derive(Debug, Clone, Default)]
+pub struct Overview {
+    /// The plan in force.
+    pub plan: WatchPlan,
+    /// The members it was made for.
+    pub members: Arc<MemberSet>,
+    /// Members that cannot be asked what they serve, and why.
+    pub unreachable: BTreeMap<ClusterName, String>,
+    /// Files of snapshot members that cannot be read.
+    pub unreadable_files: BTreeMap<ClusterName, Vec<String>>,
+    /// Whether members and registries have been read at all.
+    pub loaded: bool,
+}
+
+/// Turns members and registries into running watches.
+#[derive(Debug)]
+pub struct Supervisor {
+    cache: Arc<Cache>,
+    limits: ConnectionLimits,
+    members: watch::Receiver<Arc<MemberSet>>,
+    registries: watch::Receiver<Arc<RegistrySet>>,
+    overview: watch::Sender<Arc<Overview>>,
+    reports: (mpsc::UnboundedSender<Report>, mpsc::UnboundedReceiver<Report>),
+    clusters: BTreeMap<ClusterName, ClusterState>,
+    watches: BTreeMap<WatchKey, RunningWatch>,
+}
+
+/// What is known of a member that some registry selects.
+#[derive(Debug)]
+struct ClusterState {
+    task: ClusterTask,
+    discovery: Option<Arc<Discovery>>,
+    failure: Option<String>,
+    unreadable_files: Vec<String>,
+}
+
+#[derive(Debug)]
+struct RunningWatch {
+    target: WatchTarget,
+    /// Which connection it runs on; another one means that it has to be started anew.
+    epoch: u64,
+    task: JoinHandle<()>,
+}
+
+impl RunningWatch {
+    /// Ends the task and waits until it no longer writes. It stops at its next await, which is never far.
+    async fn stop(self) {
+        self.task.abort();
+        // The only outcomes are "cancelled" and, if it had just ended, "done"; a panic was already reported.
+        let _ = self.task.await;
+    }
+}
+
+impl Supervisor {
+    /// A supervisor over these sources; [`Supervisor::run`] starts it.
+    pub fn new(
+        cache: Arc<Cache>,
+        limits: ConnectionLimits,
+        members: watch::Receiver<Arc<MemberSet>>,
+        registries: watch::Receiver<Arc<RegistrySet>>,
+    ) -> (Self, watch::Receiver<Arc<Overview>>) {
+        let (overview, receiver) = watch::channel(Arc::default());
+        let reports = mpsc::unbounded_channel();
+        let (clusters, watches) = (BTreeMap::new(), BTreeMap::new());
+        (Self { cache, limits, members, registries, overview, reports, clusters, watches }, receiver)
+    }
+
+    /// Runs until cancelled, then ends every task.
+    pub async fn run(mut self, cancelled: CancellationToken) {
+        loop {
+            self.reconcile().await;
+            tokio::select! {
+                () = cancelled.cancelled() => break,
+                Ok(()) = self.members.changed() => {}
+                Ok(()) = self.registries.changed() => {}
+                Some(report) = self.reports.1.recv() => self.note(report),
+            }
+            tokio::time::sleep(SETTLE).await;
+            while let Ok(report) = self.reports.1.try_recv() {
+                self.note(report);
+            }
+        }
+        for (_, watch) in std::mem::take(&mut self.watches) {
+            watch.stop().await;
+        }
+    }
+
+    fn note(&mut self, report: Report) {
+        let Some(state) = self.clusters.get_mut(&report.cluster) else { return };
+        if state.task.epoch() != report.epoch {
+            return;
+        }
+        state.unreadable_files = report.unreadable_files;
+        match report.discovery {
+            Ok(discovery) => {
+                state.failure = None;
+                state.discovery = Some(match &state.discovery {
+                    Some(earlier) => Arc::new(discovery.completed_by(earlier)),
+                    None => Arc::new(discovery),
+                });
+            }
+            Err(error) => state.failure = Some(error),
+        }
+    }
+
+    async fn reconcile(&mut self) {
+        let members = self.members.borrow_and_update().clone();
+        let registries = self.registries.borrow_and_update().clone();
+        let loaded = members.loaded && registries.loaded;
+        if loaded {
+            self.reconcile_clusters(&members, &registries.registries);
+            let plan = self.plan(&members, &registries.registries);
+            self.reconcile_watches(&plan).await;
+            self.publish(plan, members);
+        }
+    }
+
+    /// One task for each member that a registry selects, on the connection that its source describes now.
+    fn reconcile_clusters(&mut self, members: &MemberSet, registries: &[Registry]) {
+        let selected = |member: &Member| registries.iter().any(|registry| registry.clusters.matches(member));
+        self.clusters.retain(|name, _| members.members.get(name).is_some_and(selected));
+        for member in members.members.values().filter(|member| selected(member)) {
+            match self.clusters.get_mut(&member.name) {
+                Some(state) if state.task.serves(&member.access) => state.task.note_health(&member.health),
+                Some(state) => {
+                    info!(cluster = %member.name, "endpoint or credentials changed, reconnecting");
+                    state.task = ClusterTask::start(member, self.limits, self.reports.0.clone());
+                    state.failure = state.task.failure().map(str::to_owned);
+                }
+                None => {
+                    let task = ClusterTask::start(member, self.limits, self.reports.0.clone());
+                    let failure = task.failure().map(str::to_owned);
+                    let state = ClusterState { task, discovery: None, failure, unreadable_files: Vec::new() };
+                    self.clusters.insert(member.name.clone(), state);
+                }
+            }
+        }
+    }
+
+    fn plan(&self, members: &MemberSet, registries: &[Registry]) -> WatchPlan {
+        let discovery = |name: &ClusterName| self.clusters.get(name).and_then(|state| state.discovery.as_deref());
+        let planned: Vec<_> = members
+            .members
+            .values()
+            .map(|member| PlannedMember { member, discovery: discovery(&member.name) })
+            .collect();
+        WatchPlan::new(registries, &planned)
+    }
+
+    async fn reconcile_watches(&mut self, plan: &WatchPlan) {
+        let gone: Vec<WatchKey> = self.watches.keys().filter(|key| !plan.watches.contains_key(key)).cloned().collect();
+        for key in gone {
+            if let Some(watch) = self.watches.remove(&key) {
+                watch.stop().await;
+            }
+            if let Some(cache) = self.cache.get(&key.resource) {
+                cache.remove(&key.cluster);
+            }
+            info!(cluster = %key.cluster, resource = %key.resource, "no longer selected");
+        }
+        for (key, target) in &plan.watches {
+            self.reconcile_watch(key, target).await;
+        }
+        self.cache.drop_unused();
+    }
+
+    async fn reconcile_watch(&mut self, key: &WatchKey, target: &WatchTarget) {
+        let Some(state) = self.clusters.get(&key.cluster) else { return };
+        let epoch = state.task.epoch();
+        let scope_changed = match self.watches.get_mut(key) {
+            Some(running) if running.epoch == epoch && running.target.is_same_watch(target) => {
+                running.target = target.clone();
+                return;
+            }
+            Some(running) => running.target.scope != target.scope,
+            None => false,
+        };
+        if let Some(running) = self.watches.remove(key) {
+            running.stop().await;
+        }
+        let Some(task) = self.start_watch(key, target, scope_changed) else { return };
+        self.watches.insert(key.clone(), RunningWatch { target: target.clone(), epoch, task });
+    }
+
+    fn start_watch(&self, key: &WatchKey, target: &WatchTarget, scope_changed: bool) -> Option<JoinHandle<()>> {
+        let state = self.clusters.get(&key.cluster)?;
+        let writer = self.cache.open(&key.resource).writer(&key.cluster, &target.served);
+        if scope_changed {
+            writer.forget_version();
+        }
+        match &state.task {
+            ClusterTask::Api(api) => {
+                let reflector = Reflector::new(key, target, api.connection.clone(), writer, api.signals.clone());
+                // The task is ended by aborting it, so the token given here is never used.
+                Some(tokio::spawn(reflector.run(CancellationToken::new())))
+            }
+            ClusterTask::Snapshot(folder) => {
+                Some(tokio::spawn(snapshot::follow(key.clone(), target.clone(), folder.contents.clone(), writer)))
+            }
+            ClusterTask::Unusable { reason, .. } => {
+                writer.failed(reason.clone());
+                Some(tokio::spawn(std::future::ready(())))
+            }
+        }
+    }
+
+    fn publish(&self, plan: WatchPlan, members: Arc<MemberSet>) {
+        let failures = self.clusters.iter().filter_map(|(name, state)| Some((name.clone(), state.failure.clone()?)));
+        let files = self.clusters.iter().filter(|(_, state)| !state.unreadable_files.is_empty());
+        self.overview.send_replace(Arc::new(Overview {
+            plan,
+            members,
+            unreachable: failures.collect(),
+            unreadable_files: files.map(|(name, state)| (name.clone(), state.unreadable_files.clone())).collect(),
+            loaded: true,
+        }));
+    }
+}

@@ -1,0 +1,68 @@
+//! Follows one resource of a snapshot member: each time the folder was read, its objects are taken in as a whole list.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::cache::{PreparedChange, Writer};
+use crate::entry::{Entries, EntryKey};
+use crate::plan::{WatchKey, WatchTarget};
+use crate::raw::ObjectReader;
+use crate::source::snapshot_folder::SnapshotContents;
+
+/// Takes in the folder's objects now and whenever they changed, until the folder is no longer watched.
+pub(super) async fn follow(
+    key: WatchKey,
+    target: WatchTarget,
+    mut contents: watch::Receiver<Arc<SnapshotContents>>,
+    mut writer: Writer,
+) {
+    let reader = ObjectReader::new(&key.cluster, &target.served.gvr.api_version(), &target.served.kind);
+    loop {
+        let present = contents.borrow_and_update().clone();
+        take_in(&key, &target, &reader, &present, &mut writer);
+        if contents.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn take_in(
+    key: &WatchKey,
+    target: &WatchTarget,
+    reader: &ObjectReader,
+    contents: &SnapshotContents,
+    writer: &mut Writer,
+) {
+    let known = writer.objects();
+    let mut listed = Entries::new();
+    let objects = contents.resources.get(&target.served.gvr).map(|resource| &*resource.objects).unwrap_or_default();
+    for object in objects {
+        let parsed = match str::from_utf8(object).map_err(|error| error.to_string()).and_then(|text| {
+            reader.read(text).map_err(|error| error.to_string())
+        }) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                warn!(cluster = %key.cluster, resource = %key.resource, %error, "an object was left out");
+                continue;
+            }
+        };
+        if target.served.namespaced && !target.scope.contains(&parsed.namespace) {
+            continue;
+        }
+        let held = known.get(&EntryKey::new(&parsed.namespace, &parsed.name));
+        // Manifests may be edited without a new resourceVersion, so only the bytes can tell whether one is the same.
+        match writer.prepare(parsed) {
+            Ok(entry) => {
+                let is_new = held.is_none_or(|held| held.frame().bytes != entry.frame().bytes);
+                listed.insert(entry.clone());
+                if is_new {
+                    writer.apply([PreparedChange::Upsert(entry)]);
+                }
+            }
+            Err(error) => warn!(cluster = %key.cluster, resource = %key.resource, %error, "an object was left out"),
+        }
+    }
+    writer.finish_list(&listed, contents.generation.to_string().into());
+}
