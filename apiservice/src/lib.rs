@@ -1,0 +1,35 @@
+//! Everything a Kubernetes aggregated API server must be, and nothing of search.
+//!
+//! ```text
+//! socket ─► serve + tls ─► layers ─► authn ─► authz ─► route ─┬► registry ─► storage
+//!                                                             ├► discovery · openapi · health · metrics
+//!                                                             └► routers handed in (search)
+//!                                                                        └─► encode · table · error ─► caller
+//! ```
+//!
+//! Requests go from left to right and never back. Everything that can fail ends as an [`error::ApiError`]; nothing in
+//! here knows what a member cluster or an index is.
+
+pub mod authn;
+pub mod authz;
+pub mod discovery;
+pub mod encode;
+pub mod error;
+pub mod health;
+pub mod layers;
+pub mod metrics;
+pub mod openapi;
+pub mod request;
+pub mod router;
+pub mod serve;
+pub mod table;
+pub mod tls;
+
+/// The API group that is served.
+pub const GROUP: &str = "search.karmada.io";
+/// The one version of [`GROUP`].
+pub const VERSION: &str = "v1alpha1";
+/// `GROUP/VERSION` as objects carry it in `apiVersion`.
+pub const GROUP_VERSION: &str = "search.karmada.io/v1alpha1";
+/// Where the routes of the group begin.
+pub const GROUP_VERSION_PATH: &str = "/apis/search.karmada.io/v1alpha1";
