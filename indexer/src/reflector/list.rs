@@ -35,7 +35,7 @@ impl Reflector {
         let mut continue_token: Option<String> = None;
         loop {
             let path = self.page_path(continue_token.as_deref());
-            let body = self.connection.get(&path, "application/json").await?.bytes().await?;
+            let body = self.connection.get(&path, "application/json").await?;
             let list: RawList<'_> = serde_json::from_slice(&body)?;
             self.take_in_page(&mut intake, list.items.as_deref().unwrap_or_default());
             continue_token = list.metadata.continue_token.filter(|token| !token.is_empty());

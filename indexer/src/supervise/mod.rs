@@ -21,7 +21,7 @@ use crate::connection::{ConnectionLimits, Discovery};
 use crate::member::Member;
 use crate::plan::{PlannedMember, Registry, WatchKey, WatchPlan, WatchTarget};
 use crate::reflector::Reflector;
-use crate::resource::ClusterName;
+use crate::resource::{ApiResource, ClusterName, GroupVersionResource};
 use crate::source::MemberSet;
 
 use cluster::{ClusterTask, Report};
@@ -45,6 +45,8 @@ pub struct Overview {
     pub plan: WatchPlan,
     /// The members it was made for.
     pub members: Arc<MemberSet>,
+    /// What each selected member serves, where that is known.
+    pub discoveries: BTreeMap<ClusterName, Arc<Discovery>>,
     /// Members that cannot be asked what they serve, and why.
     pub unreachable: BTreeMap<ClusterName, String>,
     /// Files of snapshot members that cannot be read.
@@ -247,13 +249,22 @@ impl Supervisor {
 
     fn publish(&self, plan: WatchPlan, members: Arc<MemberSet>) {
         let failures = self.clusters.iter().filter_map(|(name, state)| Some((name.clone(), state.failure.clone()?)));
+        let discoveries = self.clusters.iter().filter_map(|(name, state)| Some((name.clone(), state.discovery.clone()?)));
         let files = self.clusters.iter().filter(|(_, state)| !state.unreadable_files.is_empty());
         self.overview.send_replace(Arc::new(Overview {
             plan,
             members,
+            discoveries: discoveries.collect(),
             unreachable: failures.collect(),
             unreadable_files: files.map(|(name, state)| (name.clone(), state.unreadable_files.clone())).collect(),
             loaded: true,
         }));
+    }
+}
+
+impl Overview {
+    /// A resource as some member serves it, whether or not a registry selects it.
+    pub fn served(&self, resource: &GroupVersionResource) -> Option<&ApiResource> {
+        self.discoveries.values().flat_map(|discovery| discovery.all()).find(|served| served.gvr == *resource)
     }
 }

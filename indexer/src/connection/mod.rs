@@ -1,0 +1,161 @@
+//! How a member's API server is spoken to: HTTP/2, raw bytes, bounded waits, bounded sizes.
+//!
+//! In: an [`ApiAccess`]. Out: whole answers for lists and discovery, and [`WatchStream`]s, one frame at a time. Each
+//! connection carries a bounded number of watches, because a server that allows fewer streams than it is asked for leaves
+//! the rest hanging without a word; lists and discovery have a connection of their own.
+
+mod discovery;
+mod error;
+mod pace;
+mod transport;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response, header};
+use http_body_util::BodyExt;
+use kube::Client;
+use kube::client::Body;
+use parking_lot::Mutex;
+use tokio::time::timeout;
+
+pub use discovery::{Discovery, PrinterColumn};
+pub use error::ConnectionError;
+pub use watch::WatchStream;
+
+use crate::member::ApiAccess;
+use pace::Pace;
+
+/// Watches on one connection; servers allow a hundred streams or more.
+const WATCHES_PER_CONNECTION: usize = 80;
+/// How long an answer may take to begin.
+const HEAD: Duration = Duration::from_secs(30);
+/// How long an answer's body may pause.
+const STALL: Duration = Duration::from_secs(30);
+/// Largest answer that is taken in one piece.
+const ANSWER_BYTES: usize = 512 << 20;
+/// Largest error body that is looked at.
+const ERROR_BYTES: usize = 64 << 10;
+
+/// How often a member may be asked.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ConnectionLimits {
+    /// Requests a second in the long run; 0 is no limit.
+    pub qps: f32,
+    /// Requests that may be made at once.
+    pub burst: u32,
+}
+
+/// A member's API server, ready to be asked. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct MemberConnection(Arc<Inner>);
+
+struct Inner {
+    access: Arc<ApiAccess>,
+    requests: Client,
+    shards: Mutex<Vec<Shard>>,
+    pace: Pace,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("MemberConnection").field("url", &self.access.config.cluster_url).finish_non_exhaustive()
+    }
+}
+
+/// One HTTP/2 connection for watches; a watch holds a lease on it.
+struct Shard {
+    client: Client,
+    leases: Arc<()>,
+}
+
+/// The place of a watch on its connection, given back when dropped.
+pub(super) struct Lease(#[expect(dead_code, reason = "held for its reference count")] Arc<()>);
+
+impl MemberConnection {
+    /// Prepares the clients; connects when first asked. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// Settings that cannot be used, e.g. a client certificate that is no PEM.
+    pub fn open(access: &Arc<ApiAccess>, limits: ConnectionLimits) -> Result<Self, ConnectionError> {
+        let requests = transport::client(&access.config, transport::Compression::ForRemote)?;
+        let pace = Pace::new(limits);
+        Ok(Self(Arc::new(Inner { access: Arc::clone(access), requests, shards: Mutex::default(), pace })))
+    }
+
+    /// Asks for something and takes the whole answer.
+    ///
+    /// # Errors
+    /// Whatever is not a 2xx answer that arrived whole and in time.
+    pub async fn get(&self, path_and_query: &str, accept: &str) -> Result<Bytes, ConnectionError> {
+        self.0.pace.wait().await;
+        let response = send(&self.0.requests, path_and_query, accept, None).await?;
+        read_whole(response.into_body(), ANSWER_BYTES).await
+    }
+
+    /// Opens a watch. `idle` is how long it may stay silent before it is given up.
+    ///
+    /// # Errors
+    /// Whatever is not a 2xx answer that began in time.
+    pub async fn watch(&self, path_and_query: &str, idle: Duration) -> Result<WatchStream, ConnectionError> {
+        self.0.pace.wait().await;
+        let (client, lease) = self.lease()?;
+        let response = send(&client, path_and_query, "application/json", Some("identity")).await?;
+        Ok(WatchStream::new(response.into_body(), idle, lease))
+    }
+
+    fn lease(&self) -> Result<(Client, Lease), ConnectionError> {
+        let mut shards = self.0.shards.lock();
+        // One reference is the shard's own.
+        let free = shards.iter().find(|shard| Arc::strong_count(&shard.leases) <= WATCHES_PER_CONNECTION);
+        if let Some(shard) = free {
+            return Ok((shard.client.clone(), Lease(Arc::clone(&shard.leases))));
+        }
+        let client = transport::client(&self.0.access.config, transport::Compression::Never)?;
+        let leases = Arc::new(());
+        let lease = Lease(Arc::clone(&leases));
+        shards.push(Shard { client: client.clone(), leases });
+        Ok((client, lease))
+    }
+}
+
+async fn send(
+    client: &Client,
+    path_and_query: &str,
+    accept: &str,
+    accept_encoding: Option<&str>,
+) -> Result<Response<Body>, ConnectionError> {
+    let mut request = Request::get(path_and_query).header(header::ACCEPT, accept);
+    if let Some(encoding) = accept_encoding {
+        request = request.header(header::ACCEPT_ENCODING, encoding);
+    }
+    let request = request.body(Body::empty()).map_err(|error| ConnectionError::Settings(error.to_string()))?;
+    let response = timeout(HEAD, client.send(request))
+        .await
+        .map_err(|_| ConnectionError::Timeout { what: "the answer to begin", after: HEAD })?
+        .map_err(ConnectionError::from_kube)?;
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let (head, body) = response.into_parts();
+    let text = read_whole(body, ERROR_BYTES).await.unwrap_or_default();
+    Err(ConnectionError::from_answer(&head, &text))
+}
+
+async fn read_whole(mut body: Body, limit: usize) -> Result<Bytes, ConnectionError> {
+    let mut whole = BytesMut::new();
+    loop {
+        let frame = timeout(STALL, body.frame())
+            .await
+            .map_err(|_| ConnectionError::Timeout { what: "the rest of the answer", after: STALL })?;
+        let Some(frame) = frame else { return Ok(whole.freeze()) };
+        if let Ok(data) = frame.map_err(ConnectionError::from_kube)?.into_data() {
+            if whole.len() + data.len() > limit {
+                return Err(ConnectionError::TooLarge { what: "answer", limit });
+            }
+            whole.extend_from_slice(&data);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The client itself: kube's credentials and trust over a hyper client that negotiates HTTP/2.
+//!
+//! kube's own client speaks HTTP/1.1 only, which would cost a socket for each watch; its layers for credentials are kept.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::Uri;
+use hyper::rt::{Read, Write};
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
+use hyper_util::client::legacy::connect::{Connection, HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use kube::client::{Body, ConfigExt};
+use kube::{Client, Config};
+use tower::{BoxError, Service, ServiceBuilder};
+use tower_http::decompression::DecompressionLayer;
+
+use super::ConnectionError;
+
+const CONNECT: Duration = Duration::from_secs(10);
+/// Pings that notice a connection whose other end is gone without a word.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_ANSWER: Duration = Duration::from_secs(15);
+/// Room for a busy watch or a big list, so that a reader of one stream does not stall the others.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// Whether answers may come compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compression {
+    /// Never: frames of a watch must come as they are made.
+    Never,
+    /// Unless the server is on this machine, where bytes are cheaper than the time to unpack them.
+    ForRemote,
+}
+
+/// A client for the cluster that `config` describes.
+pub(super) fn client(config: &Config, compression: Compression) -> Result<Client, ConnectionError> {
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_connect_timeout(Some(CONNECT));
+    match config.proxy_url.as_ref().map(|proxy| (proxy, proxy.scheme_str())) {
+        None => over(http, config, compression),
+        Some((proxy, Some("socks5"))) => over(SocksV5::new(proxy.clone(), http), config, compression),
+        Some((proxy, Some("http"))) => over(Tunnel::new(proxy.clone(), http), config, compression),
+        Some((proxy, Some("https"))) => {
+            let secure = config.rustls_https_connector_with_connector(http).map_err(settings)?;
+            over(Tunnel::new(proxy.clone(), secure), config, compression)
+        }
+        Some((_, scheme)) => Err(ConnectionError::Settings(format!(
+            "a proxy with scheme {:?}: use http, https or socks5",
+            scheme.unwrap_or_default()
+        ))),
+    }
+}
+
+fn settings(error: impl std::fmt::Display) -> ConnectionError {
+    ConnectionError::Settings(error.to_string())
+}
+
+fn over<C>(connector: C, config: &Config, compression: Compression) -> Result<Client, ConnectionError>
+where
+    C: Service<Uri> + Clone + Send + Sync + 'static,
+    C::Response: Connection + Read + Write + Send + Unpin + 'static,
+    C::Future: Send + 'static,
+    C::Error: Into<BoxError> + Send + Sync + std::error::Error + 'static,
+{
+    let builder = HttpsConnectorBuilder::new()
+        .with_tls_config(config.rustls_client_config().map_err(settings)?)
+        .https_or_http();
+    let builder = match &config.tls_server_name {
+        Some(name) => {
+            let name = name.clone().try_into().map_err(settings)?;
+            builder.with_server_name_resolver(hyper_rustls::FixedServerNameResolver::new(name))
+        }
+        None => builder,
+    };
+    let https = builder.enable_http1().enable_http2().wrap_connector(connector);
+    let client: hyper_util::client::legacy::Client<_, Body> =
+        hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_keep_alive_interval(PING_EVERY)
+            .http2_keep_alive_timeout(PING_ANSWER)
+            .http2_keep_alive_while_idle(true)
+            .build(https);
+    let credentials = config.auth_layer().map_err(settings)?;
+    let headers = config.extra_headers_layer().map_err(settings)?;
+    let layers = ServiceBuilder::new().layer(config.base_uri_layer()).option_layer(credentials).layer(headers);
+    let namespace = config.default_namespace.clone();
+    Ok(if compression == Compression::ForRemote && !is_loopback(&config.cluster_url) {
+        let service = layers.layer(DecompressionLayer::new()).map_err(BoxError::from).service(client);
+        Client::new(service, namespace)
+    } else {
+        Client::new(layers.map_err(BoxError::from).service(client), namespace)
+    })
+}
+
+fn is_loopback(url: &Uri) -> bool {
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}

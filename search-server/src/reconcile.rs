@@ -1,0 +1,82 @@
+//! From ResourceRegistry objects to what the indexer plans for: the only place where the API's types become the indexer's.
+//!
+//! In: the registry store's snapshots. Out: a channel of [`RegistrySet`]s for the supervisor.
+
+use std::sync::Arc;
+
+use apiservice::registry::RegistrySnapshot;
+use apiservice::types::{self, ResourceRegistry};
+use indexer::affinity::{ClusterAffinity, LocationCondition, LocationField};
+use indexer::plan::{Registry, ResourceSelector};
+use indexer::supervise::RegistrySet;
+use kube::core::Selector;
+use tokio::sync::watch;
+
+/// Keeps the supervisor's registries in step with the store until either side is gone.
+pub async fn follow_registries(
+    mut snapshots: watch::Receiver<Arc<RegistrySnapshot>>,
+    registries: watch::Sender<Arc<RegistrySet>>,
+) {
+    loop {
+        let set = translate(&snapshots.borrow_and_update());
+        registries.send_replace(Arc::new(set));
+        if snapshots.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn translate(snapshot: &RegistrySnapshot) -> RegistrySet {
+    let registries = snapshot.registries.iter().map(registry).collect();
+    RegistrySet { registries, loaded: snapshot.loaded }
+}
+
+fn registry(stored: &ResourceRegistry) -> Registry {
+    let mut selectors: Vec<ResourceSelector> = stored
+        .spec
+        .resource_selectors
+        .iter()
+        .map(|selector| ResourceSelector {
+            api_version: selector.api_version.clone(),
+            kind: selector.kind.clone(),
+            namespace: Some(selector.namespace.clone()).filter(|namespace| !namespace.is_empty()),
+        })
+        .collect();
+    selectors.sort();
+    selectors.dedup();
+    Registry { name: stored.name().to_owned(), clusters: affinity(&stored.spec.target_cluster), selectors }
+}
+
+fn affinity(target: &types::ClusterAffinity) -> ClusterAffinity {
+    let labels = target.label_selector.clone().map(Selector::try_from).transpose();
+    let fields = target.field_selector.as_ref().map(conditions).transpose();
+    let invalid = [labels.as_ref().err().map(ToString::to_string), fields.as_ref().err().cloned()];
+    ClusterAffinity {
+        cluster_names: target.cluster_names.clone(),
+        exclude: target.exclude.clone(),
+        labels: labels.unwrap_or_default(),
+        fields: fields.unwrap_or_default().unwrap_or_default(),
+        invalid: invalid.into_iter().flatten().next(),
+    }
+}
+
+fn conditions(selector: &types::FieldSelector) -> Result<Vec<LocationCondition>, String> {
+    selector
+        .match_expressions
+        .iter()
+        .map(|expression| {
+            let field = match expression.key.as_str() {
+                "provider" => LocationField::Provider,
+                "region" => LocationField::Region,
+                "zone" => LocationField::Zone,
+                other => return Err(format!("targetCluster.fieldSelector: unknown key {other:?}")),
+            };
+            let within = match expression.operator.as_str() {
+                "In" => true,
+                "NotIn" => false,
+                other => return Err(format!("targetCluster.fieldSelector: unknown operator {other:?}")),
+            };
+            Ok(LocationCondition { field, within, values: expression.values.clone().unwrap_or_default() })
+        })
+        .collect()
+}

@@ -1,0 +1,146 @@
+//! Bodies of lists: written out while they are made, a chunk at a time, so that a reader costs one small buffer.
+//!
+//! The body pulls from the cache when the connection asks for more. A frame that cannot be opened breaks the body off: a
+//! client sees a truncated answer, never a valid-looking short one.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use indexer::codec::CodecError;
+use indexer::entry::Entry;
+use indexer::resource::ClusterName;
+use indexer::view::list::{ListCursor, Listed};
+
+/// Chunks are given out when they reach this size.
+const CHUNK: usize = 128 << 10;
+
+/// Where a list's objects come from.
+pub(super) enum Objects {
+    /// All that a cursor finds.
+    All(Box<ListCursor>),
+    /// A page that was already chosen; the cursor only opens them.
+    Page(std::vec::IntoIter<Listed>, indexer::codec::Decoder),
+}
+
+impl Objects {
+    fn append_next(&mut self, output: &mut Vec<u8>) -> Option<Result<Listed, CodecError>> {
+        match self {
+            Self::All(cursor) => cursor.append_next(output),
+            Self::Page(listed, decoder) => {
+                let listed = listed.next()?;
+                Some(decoder.append(listed.entry.frame(), output).map(|()| listed))
+            }
+        }
+    }
+}
+
+/// How one object is written.
+pub(super) trait Render: Send + Unpin {
+    /// Appends one object, given its bytes.
+    fn render(&mut self, cluster: &ClusterName, entry: &Entry, object: &[u8], output: &mut Vec<u8>);
+
+    /// Whether the object's own bytes are what is written, so that nothing has to be copied.
+    fn is_verbatim(&self) -> bool {
+        false
+    }
+}
+
+/// Writes objects as they are.
+pub(super) struct Verbatim;
+
+impl Render for Verbatim {
+    fn render(&mut self, _cluster: &ClusterName, _entry: &Entry, object: &[u8], output: &mut Vec<u8>) {
+        output.extend_from_slice(object);
+    }
+
+    fn is_verbatim(&self) -> bool {
+        true
+    }
+}
+
+/// A list being written: a head, the objects separated by commas, a tail.
+pub(super) struct ListBody<R> {
+    objects: Objects,
+    render: R,
+    chunk: Vec<u8>,
+    scratch: Vec<u8>,
+    tail: Option<&'static str>,
+    first: bool,
+}
+
+impl<R: Render> ListBody<R> {
+    pub(super) fn new(head: String, objects: Objects, render: R, tail: &'static str) -> Self {
+        Self { objects, render, chunk: head.into_bytes(), scratch: Vec::new(), tail: Some(tail), first: true }
+    }
+
+    /// Fills the chunk; false when nothing is left.
+    fn fill(&mut self) -> Result<bool, CodecError> {
+        while self.chunk.len() < CHUNK {
+            let before = self.chunk.len();
+            if !self.first {
+                self.chunk.push(b',');
+            }
+            if !self.append_object(before)? {
+                return Ok(false);
+            }
+            self.first = false;
+        }
+        Ok(true)
+    }
+
+    fn append_object(&mut self, before: usize) -> Result<bool, CodecError> {
+        if self.render.is_verbatim() {
+            let Some(listed) = self.objects.append_next(&mut self.chunk) else {
+                self.chunk.truncate(before);
+                return Ok(false);
+            };
+            return listed.map(|_| true);
+        }
+        self.scratch.clear();
+        let Some(listed) = self.objects.append_next(&mut self.scratch) else {
+            self.chunk.truncate(before);
+            return Ok(false);
+        };
+        let Listed { cluster, entry } = listed?;
+        self.render.render(&cluster, &entry, &self.scratch, &mut self.chunk);
+        Ok(true)
+    }
+
+    fn next_chunk(&mut self) -> Option<Result<Bytes, CodecError>> {
+        let tail = self.tail?;
+        match self.fill() {
+            Ok(true) => {
+                let next = Vec::with_capacity(CHUNK + CHUNK / 8);
+                Some(Ok(std::mem::replace(&mut self.chunk, next).into()))
+            }
+            Ok(false) => {
+                self.tail = None;
+                self.chunk.extend_from_slice(tail.as_bytes());
+                Some(Ok(std::mem::take(&mut self.chunk).into()))
+            }
+            Err(error) => {
+                self.tail = None;
+                tracing::error!(%error, "a cached object cannot be opened; the answer is broken off");
+                Some(Err(error))
+            }
+        }
+    }
+}
+
+impl<R: Render> Body for ListBody<R> {
+    type Data = Bytes;
+    type Error = CodecError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CodecError>>> {
+        Poll::Ready(self.next_chunk().map(|chunk| chunk.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.tail.is_none()
+    }
+}

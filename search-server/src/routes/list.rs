@@ -1,0 +1,133 @@
+//! Lists of one resource over all clusters.
+
+use apiservice::encode::{Offer, View, negotiate};
+use apiservice::error::ApiError;
+use apiservice::table::TableMeta;
+use axum::body::Body;
+use axum::response::Response;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use indexer::cache::{ResourceCache, Snapshot};
+use indexer::resource::GroupVersionResource;
+use indexer::status::{Notice, notices};
+use indexer::version::ContinueToken;
+use indexer::view::list::{ListCursor, Listed};
+
+use super::body::{ListBody, Objects, Verbatim};
+use super::options::CacheOptions;
+use super::table::Rows;
+use super::{SearchState, known, warning};
+
+/// The drop-in path writes its content type so.
+const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+
+/// What is asked for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) resource: GroupVersionResource,
+    pub(super) namespace: Option<String>,
+    pub(super) name: Option<String>,
+    pub(super) options: CacheOptions,
+}
+
+impl Asked {
+    pub(super) fn query(&self) -> indexer::view::Query {
+        self.options.query(self.namespace.as_deref(), self.name.as_deref())
+    }
+}
+
+/// Whether the caller would rather have a table. What else it accepts makes no difference on this path: it gets JSON.
+pub(super) fn wants_table(headers: &HeaderMap) -> bool {
+    negotiate(headers, Offer::Transformed).is_ok_and(|accepted| accepted.view == View::Table)
+}
+
+/// The kind of a resource's objects.
+///
+/// # Errors
+/// What no cluster and no API server knows is refused in the words of the original.
+pub(super) fn kind_of(state: &SearchState, resource: &GroupVersionResource) -> Result<String, ApiError> {
+    known::kind(state, resource).ok_or_else(|| {
+        let (version, resource) = (resource.api_version(), &resource.resource);
+        let message = format!("no matches for {version}, Resource={resource}");
+        ApiError::plain(StatusCode::INTERNAL_SERVER_ERROR, message)
+    })
+}
+
+/// Answers a list.
+pub(super) fn answer(state: &SearchState, headers: &HeaderMap, asked: &Asked) -> Result<Response, ApiError> {
+    let kind = kind_of(state, &asked.resource)?;
+    let cache = state.cache.open(&asked.resource);
+    let query = asked.query();
+    let snapshot = cache.snapshot(query.clusters.as_ref());
+    let notices = notices(&state.overview(), &asked.resource, &snapshot, &query);
+    let page = Page::choose(&cache, &snapshot, asked);
+    let body = if wants_table(headers) {
+        let rows = Rows::new(&asked.resource, &kind, &snapshot, asked.options.include_object);
+        let head = apiservice::table::open(&page.metadata, rows.columns())?;
+        Body::new(ListBody::new(head, page.objects, rows, apiservice::table::CLOSE))
+    } else {
+        let head = format!(
+            r#"{{"kind":{},"apiVersion":{},"metadata":{},"items":["#,
+            json(&format!("{kind}List")),
+            json(&asked.resource.api_version()),
+            json(&page.metadata),
+        );
+        Body::new(ListBody::new(head, page.objects, Verbatim, "]}\n"))
+    };
+    Ok(respond(body, &notices))
+}
+
+fn respond(body: Body, notices: &[Notice]) -> Response {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    warning::warn(response.headers_mut(), notices);
+    response
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    // Strings and flat structs of strings and numbers always serialize.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+/// What one answer shows.
+struct Page {
+    metadata: TableMeta,
+    objects: Objects,
+}
+
+impl Page {
+    fn choose(cache: &ResourceCache, snapshot: &Snapshot, asked: &Asked) -> Self {
+        let query = asked.query();
+        let options = &asked.options;
+        let resource_version = match &options.page {
+            Some(token) => token.resource_version.clone(),
+            None => snapshot.merged_version(&query).encode(),
+        };
+        let is_filtered = !query.filter.is_empty();
+        let after = options.position();
+        let mut cursor = ListCursor::new(snapshot, query, cache.codec().decoder(), after.as_ref());
+        let Some(limit) = options.limit else {
+            let metadata = TableMeta { resource_version, ..TableMeta::default() };
+            return Self { metadata, objects: Objects::All(Box::new(cursor)) };
+        };
+        // The token stands before the objects, so the page is chosen first; it holds shared entries, not bytes.
+        let mut chosen: Vec<Listed> = cursor.by_ref().take(limit).collect();
+        chosen.shrink_to_fit();
+        let has_more = chosen.len() == limit && cursor.next().is_some();
+        let given = options.page.as_ref().map_or(0, |token| token.given) + chosen.len() as u64;
+        let token = chosen.last().filter(|_| has_more).map(|last| {
+            let end = last.position();
+            let after = (end.namespace, end.name, end.cluster.to_string());
+            ContinueToken { resource_version: resource_version.clone(), after, given }
+        });
+        let remaining = (cursor.candidates() as u64).saturating_sub(given).max(1);
+        let metadata = TableMeta {
+            resource_version,
+            // As API servers do, a filtered list does not count what it did not look at.
+            remaining_item_count: token.as_ref().filter(|_| !is_filtered).and_then(|_| i64::try_from(remaining).ok()),
+            continue_token: token.map(|token| token.encode()).unwrap_or_default(),
+        };
+        let decoder = cursor.decoder().clone();
+        Self { metadata, objects: Objects::Page(chosen.into_iter(), decoder) }
+    }
+}

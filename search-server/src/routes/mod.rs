@@ -1,0 +1,108 @@
+//! The routes that join the API service and the cache: everything under `search`.
+//!
+//! ```text
+//! search/cache/…   cache_path + options ─► list | watch | table ─► body ─► caller
+//! search/status    status
+//! ```
+//!
+//! Who may ask was decided before a request comes here; these routes only read.
+
+mod body;
+mod cache_path;
+mod known;
+mod list;
+mod options;
+mod root;
+mod status;
+mod table;
+mod warning;
+mod watch;
+
+use std::sync::Arc;
+
+use apiservice::error::{ApiError, Subject};
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http::Method;
+use indexer::cache::Cache;
+use indexer::supervise::Overview;
+use tokio::sync::watch as channel;
+use tokio_util::sync::CancellationToken;
+
+use cache_path::CachePath;
+
+/// Where these routes stand.
+const MOUNT: &str = "/apis/search.karmada.io/v1alpha1/search";
+
+/// What the routes read from.
+#[derive(Debug, Clone)]
+pub struct SearchState {
+    /// The objects.
+    pub cache: Arc<Cache>,
+    /// What is watched, and why something is not.
+    pub overview: channel::Receiver<Arc<Overview>>,
+    /// Cancelled when the server stops: watches end then.
+    pub stopping: CancellationToken,
+}
+
+impl SearchState {
+    fn overview(&self) -> Arc<Overview> {
+        self.overview.borrow().clone()
+    }
+}
+
+/// The routes under `search`, for requests with their full path.
+pub fn router(state: SearchState) -> Router {
+    Router::new().fallback(answer).with_state(state)
+}
+
+async fn answer(State(state): State<SearchState>, request: Request) -> Response {
+    respond(&state, &request).unwrap_or_else(IntoResponse::into_response)
+}
+
+fn respond(state: &SearchState, request: &Request) -> Result<Response, ApiError> {
+    let path = request.uri().path();
+    let below = path.strip_prefix(MOUNT).ok_or_else(ApiError::unknown_path)?.trim_start_matches('/');
+    let (category, rest) = below.split_once('/').unwrap_or((below, ""));
+    if request.method() != Method::GET && !category.is_empty() {
+        let allowed = format!("{} is not allowed here: what is below search can only be read", request.method());
+        return Err(ApiError::method_not_allowed(allowed));
+    }
+    match category {
+        "" => Err(ApiError::unknown_path()),
+        "cache" => cached(state, request, rest),
+        "status" => status::answer(state),
+        other => Err(ApiError::unroutable(format!("connect with unrecognized search category {other}"))),
+    }
+}
+
+fn cached(state: &SearchState, request: &Request, rest: &str) -> Result<Response, ApiError> {
+    let rest = percent_encoding::percent_decode_str(rest)
+        .decode_utf8()
+        .map_err(|_| ApiError::bad_request("the path is not UTF-8"))?;
+    match CachePath::parse(&rest)? {
+        CachePath::Objects { resource, namespace, name } => {
+            let options = options::CacheOptions::parse(request.uri().query().unwrap_or_default())?;
+            check_clusters(state, &options)?;
+            let objects = list::Asked { resource, namespace, name, options };
+            if objects.options.list.watch && objects.name.is_none() {
+                watch::answer(state, request.headers(), objects)
+            } else {
+                list::answer(state, request.headers(), &objects)
+            }
+        }
+        root => root::answer(state, &root),
+    }
+}
+
+/// A name that no cluster has is most likely a slip; an empty answer would hide it.
+fn check_clusters(state: &SearchState, options: &options::CacheOptions) -> Result<(), ApiError> {
+    let (Some(asked), overview) = (&options.clusters, state.overview()) else { return Ok(()) };
+    match asked.iter().find(|name| !overview.members.members.contains_key(*name)) {
+        Some(unknown) if overview.loaded => {
+            Err(ApiError::not_found(Subject { group: "cluster.karmada.io", resource: "clusters", name: unknown.as_str() }))
+        }
+        _ => Ok(()),
+    }
+}
