@@ -80,7 +80,10 @@ pub(crate) mod tests {
     pub(crate) fn member(name: &str, labels: &[(&str, &str)]) -> Member {
         Member {
             name: name.into(),
-            labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>(),
+            labels: labels
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect::<BTreeMap<_, _>>(),
             location: Location {
                 provider: "acme".into(),
                 region: "north".into(),
@@ -103,7 +106,8 @@ pub(crate) mod tests {
     #[test]
     fn exclude_wins_over_names_and_all_conditions_must_hold() {
         let labels = Selector::from_iter([Expression::Equal("env".into(), "prod".into())]);
-        let affinity = ClusterAffinity { cluster_names: names(&["m1", "m2"]), labels: Some(labels), ..Default::default() };
+        let affinity =
+            ClusterAffinity { cluster_names: names(&["m1", "m2"]), labels: Some(labels), ..Default::default() };
         assert!(affinity.matches(&member("m1", &[("env", "prod")])));
         assert!(!affinity.matches(&member("m1", &[("env", "test")])));
         assert!(!affinity.matches(&member("m3", &[("env", "prod")])));

@@ -380,8 +380,7 @@ impl Writer {
         let mut state = self.cache.state.lock();
         let Some(part) = state.parts.get(&self.cluster) else { return };
         let first = !part.sync.synced;
-        let gone: Vec<Entry> =
-            part.objects.iter().filter(|entry| !listed.contains(&entry.key())).cloned().collect();
+        let gone: Vec<Entry> = part.objects.iter().filter(|entry| !listed.contains(&entry.key())).cloned().collect();
         for entry in gone {
             state.remove(&self.cluster, &entry.key(), None, number(&version));
         }
@@ -516,9 +515,10 @@ mod tests {
         writer.finish_list(&second, "9".into());
         assert_eq!(names(&cache), ["b"]);
         assert_eq!(writer.version().as_deref(), Some("9"));
-        let deleted = cache.changes_since(0, 100).unwrap().into_iter().any(|item| {
-            matches!(item.change, Change::Deleted { previous, version: 9, .. } if previous.name() == "a")
-        });
+        let deleted =
+            cache.changes_since(0, 100).unwrap().into_iter().any(
+                |item| matches!(item.change, Change::Deleted { previous, version: 9, .. } if previous.name() == "a"),
+            );
         assert!(deleted, "watchers see the deletion with the list's version");
     }
 
@@ -578,7 +578,8 @@ mod tests {
             writer.apply([PreparedChange::Upsert(entry)]);
         }
         for _ in 0..500 {
-            let done = cache.snapshot(None).parts.values().all(|part| part.objects.iter().all(|e| e.frame().dictionary == 1));
+            let done =
+                cache.snapshot(None).parts.values().all(|part| part.objects.iter().all(|e| e.frame().dictionary == 1));
             if done {
                 return;
             }

@@ -145,7 +145,8 @@ impl Codec {
         let Ok(trained) = zstd::dict::from_continuous(&sample.bytes, &sample.lengths, DICTIONARY_BYTES) else {
             return false;
         };
-        let (Some(compress), Some(decompress)) = (CDict::try_create(&trained, LEVEL), DDict::try_create(&trained)) else {
+        let (Some(compress), Some(decompress)) = (CDict::try_create(&trained, LEVEL), DDict::try_create(&trained))
+        else {
             return false;
         };
         let dictionary = Arc::new(Dictionary { compress, decompress });

@@ -249,9 +249,13 @@ mod tests {
 
     #[test]
     fn entries_are_found_by_key_and_come_in_namespace_then_name_order() {
-        let set: Entries = [entry("b", "a"), entry("a", "z"), entry("", "node"), entry("ab", "a")].into_iter().collect();
+        let set: Entries =
+            [entry("b", "a"), entry("a", "z"), entry("", "node"), entry("ab", "a")].into_iter().collect();
         let order: Vec<_> = set.iter().map(|entry| (entry.namespace().to_owned(), entry.name().to_owned())).collect();
-        assert_eq!(order, [("", "node"), ("a", "z"), ("ab", "a"), ("b", "a")].map(|(a, b)| (a.to_owned(), b.to_owned())));
+        assert_eq!(
+            order,
+            [("", "node"), ("a", "z"), ("ab", "a"), ("b", "a")].map(|(a, b)| (a.to_owned(), b.to_owned()))
+        );
         assert!(set.get(&EntryKey::new("ab", "a")).is_some());
         assert!(set.get(&EntryKey::new("ab", "b")).is_none());
     }

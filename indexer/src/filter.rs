@@ -328,7 +328,11 @@ mod tests {
 
     #[test]
     fn an_absent_or_null_field_equals_the_empty_text() {
-        assert!(holds("spec.nodeSelector", true, "") && holds("spec.nothing", true, "") && holds("spec.nothing", false, "x"));
+        assert!(
+            holds("spec.nodeSelector", true, "")
+                && holds("spec.nothing", true, "")
+                && holds("spec.nothing", false, "x")
+        );
         assert!(!holds("spec.nodeName", true, ""));
     }
 

@@ -193,7 +193,10 @@ impl WatchPlan {
     }
 }
 
-fn resolve<'a>(selector: &ResourceSelector, discovery: Option<&'a Discovery>) -> Result<&'a ApiResource, UnservedReason> {
+fn resolve<'a>(
+    selector: &ResourceSelector,
+    discovery: Option<&'a Discovery>,
+) -> Result<&'a ApiResource, UnservedReason> {
     let discovery = discovery.ok_or(UnservedReason::NotDiscovered)?;
     let served = discovery
         .find_kind(&selector.api_version, &selector.kind)
@@ -240,10 +243,8 @@ mod tests {
 
     fn plan(registries: &[Registry], discoveries: &[(&str, &Discovery)]) -> WatchPlan {
         let members: Vec<_> = discoveries.iter().map(|(name, discovery)| (member(name, &[]), *discovery)).collect();
-        let planned: Vec<_> = members
-            .iter()
-            .map(|(member, discovery)| PlannedMember { member, discovery: Some(discovery) })
-            .collect();
+        let planned: Vec<_> =
+            members.iter().map(|(member, discovery)| PlannedMember { member, discovery: Some(discovery) }).collect();
         WatchPlan::new(registries, &planned)
     }
 
@@ -275,7 +276,11 @@ mod tests {
         let none = Discovery::new(Vec::new());
         let registries = [registry("r", &[], &[("example.io/v1", "Widget", None)])];
         let plan = plan(&registries, &[("m1", &old), ("m2", &new), ("m3", &none)]);
-        let versions: Vec<_> = plan.watches.iter().map(|(key, target)| (key.resource.version.to_string(), target.served.gvr.version.to_string())).collect();
+        let versions: Vec<_> = plan
+            .watches
+            .iter()
+            .map(|(key, target)| (key.resource.version.to_string(), target.served.gvr.version.to_string()))
+            .collect();
         assert_eq!(versions, [("v1".into(), "v1beta1".into()), ("v1".into(), "v1".into())]);
         assert_eq!((plan.unserved.len(), plan.unserved[0].reason), (1, UnservedReason::NoSuchKind));
     }

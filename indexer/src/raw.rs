@@ -328,7 +328,8 @@ mod tests {
 
     #[test]
     fn an_annotation_persisted_by_mistake_is_replaced_not_doubled() {
-        let object = format!(r#"{{"metadata":{{"name":"web","annotations":{{"{CACHED_FROM_CLUSTER}":"old","k":"v"}}}}}}"#);
+        let object =
+            format!(r#"{{"metadata":{{"name":"web","annotations":{{"{CACHED_FROM_CLUSTER}":"old","k":"v"}}}}}}"#);
         let bytes = String::from_utf8(reader().read(&object).unwrap().bytes).unwrap();
         assert_eq!(bytes.matches(CACHED_FROM_CLUSTER).count(), 1);
         assert!(bytes.contains(r#""member1""#) && !bytes.contains("old") && bytes.contains(r#""k":"v""#));
@@ -344,7 +345,9 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_a_reason() {
-        for nonsense in ["", "[]", "{}", "null", "\"x\"", r#"{"metadata":7}"#, r#"{"metadata":{}}"#, r#"{"metadata":{"name":""}}"#] {
+        for nonsense in
+            ["", "[]", "{}", "null", "\"x\"", r#"{"metadata":7}"#, r#"{"metadata":{}}"#, r#"{"metadata":{"name":""}}"#]
+        {
             assert!(reader().read(nonsense).is_err(), "{nonsense} was taken");
         }
     }

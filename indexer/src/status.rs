@@ -86,7 +86,9 @@ impl Notice {
                 format!("cluster {cluster} has not been read yet, its objects are missing: {reason}")
             }
             Self::OtherVersion { cluster, api_version } => {
-                format!("cluster {cluster} serves this resource as {api_version}; its objects are shown in that version")
+                format!(
+                    "cluster {cluster} serves this resource as {api_version}; its objects are shown in that version"
+                )
             }
         }
     }
@@ -99,7 +101,12 @@ pub fn seconds(time: Timestamp) -> String {
 }
 
 /// What a reader of `snapshot` must be told, a notice a cluster at most.
-pub fn notices(overview: &Overview, resource: &GroupVersionResource, snapshot: &Snapshot, query: &Query) -> Vec<Notice> {
+pub fn notices(
+    overview: &Overview,
+    resource: &GroupVersionResource,
+    snapshot: &Snapshot,
+    query: &Query,
+) -> Vec<Notice> {
     let present = snapshot.parts.iter().filter(|(cluster, _)| query.wants_cluster(cluster));
     let mut notices: Vec<Notice> =
         present.filter_map(|(cluster, part)| part_notice(overview, resource, cluster, part)).collect();
@@ -250,7 +257,9 @@ mod tests {
 
     #[test]
     fn a_plural_is_recognised_by_its_kind() {
-        for (kind, plural) in [("Deployment", "deployments"), ("NetworkPolicy", "networkpolicies"), ("Ingress", "ingresses")] {
+        for (kind, plural) in
+            [("Deployment", "deployments"), ("NetworkPolicy", "networkpolicies"), ("Ingress", "ingresses")]
+        {
             assert!(may_be(kind, plural), "{kind}");
         }
         assert!(!may_be("Pod", "poddisruptionbudgets") && !may_be("Deployment", "pods"));

@@ -67,9 +67,8 @@ where
     C::Future: Send + 'static,
     C::Error: Into<BoxError> + Send + Sync + std::error::Error + 'static,
 {
-    let builder = HttpsConnectorBuilder::new()
-        .with_tls_config(config.rustls_client_config().map_err(settings)?)
-        .https_or_http();
+    let builder =
+        HttpsConnectorBuilder::new().with_tls_config(config.rustls_client_config().map_err(settings)?).https_or_http();
     let builder = match &config.tls_server_name {
         Some(name) => {
             let name = name.clone().try_into().map_err(settings)?;

@@ -118,7 +118,8 @@ mod tests {
     #[tokio::test]
     async fn frames_are_lines_however_they_arrive() {
         let frames: Vec<_> = stream(&[b"{\"a\"", b":1}\n{\"b\":2}\n{", b"}\n"]).collect().await;
-        let frames: Vec<_> = frames.into_iter().map(|frame| String::from_utf8(frame.unwrap().to_vec()).unwrap()).collect();
+        let frames: Vec<_> =
+            frames.into_iter().map(|frame| String::from_utf8(frame.unwrap().to_vec()).unwrap()).collect();
         assert_eq!(frames, ["{\"a\":1}", "{\"b\":2}", "{}"]);
     }
 

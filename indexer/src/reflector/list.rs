@@ -41,7 +41,8 @@ impl Reflector {
             continue_token = list.metadata.continue_token.filter(|token| !token.is_empty());
             if continue_token.is_none() {
                 let version = list.metadata.resource_version.filter(|version| !version.is_empty());
-                let version = version.ok_or_else(|| Interruption::Unreadable("the list has no resourceVersion".into()))?;
+                let version =
+                    version.ok_or_else(|| Interruption::Unreadable("the list has no resourceVersion".into()))?;
                 return Ok(self.finish(&intake, &version));
             }
         }

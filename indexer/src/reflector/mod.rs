@@ -188,7 +188,9 @@ impl Reflector {
         match self.connection.printer_columns(&self.served).await {
             Ok(columns) => self.writer.set_printer_columns(columns.into()),
             // Columns are a convenience; a member that does not let us read its CRDs is followed all the same.
-            Err(error) => debug!(cluster = %self.key.cluster, resource = %self.key.resource, %error, "no printer columns"),
+            Err(error) => {
+                debug!(cluster = %self.key.cluster, resource = %self.key.resource, %error, "no printer columns")
+            }
         }
     }
 

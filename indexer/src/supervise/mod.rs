@@ -249,7 +249,8 @@ impl Supervisor {
 
     fn publish(&self, plan: WatchPlan, members: Arc<MemberSet>) {
         let failures = self.clusters.iter().filter_map(|(name, state)| Some((name.clone(), state.failure.clone()?)));
-        let discoveries = self.clusters.iter().filter_map(|(name, state)| Some((name.clone(), state.discovery.clone()?)));
+        let discoveries =
+            self.clusters.iter().filter_map(|(name, state)| Some((name.clone(), state.discovery.clone()?)));
         let files = self.clusters.iter().filter(|(_, state)| !state.unreadable_files.is_empty());
         self.overview.send_replace(Arc::new(Overview {
             plan,

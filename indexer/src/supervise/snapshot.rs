@@ -39,9 +39,10 @@ fn take_in(
     let mut listed = Entries::new();
     let objects = contents.resources.get(&target.served.gvr).map(|resource| &*resource.objects).unwrap_or_default();
     for object in objects {
-        let parsed = match str::from_utf8(object).map_err(|error| error.to_string()).and_then(|text| {
-            reader.read(text).map_err(|error| error.to_string())
-        }) {
+        let parsed = match str::from_utf8(object)
+            .map_err(|error| error.to_string())
+            .and_then(|text| reader.read(text).map_err(|error| error.to_string()))
+        {
             Ok(parsed) => parsed,
             Err(error) => {
                 warn!(cluster = %key.cluster, resource = %key.resource, %error, "an object was left out");

@@ -111,13 +111,17 @@ impl Watch {
             }
         }
         let items = self.cache.changes_since(snapshot.oldest_sequence, usize::MAX).ok_or(Expired)?;
-        let left = |cluster: &ClusterName| items.iter().any(|item| item.cluster == *cluster && item.change.version().is_none());
-        if known.clusters().any(|cluster| {
-            self.query.wants_cluster(cluster) && !snapshot.parts.contains_key(cluster) && !left(cluster)
-        }) {
+        let left = |cluster: &ClusterName| {
+            items.iter().any(|item| item.cluster == *cluster && item.change.version().is_none())
+        };
+        if known
+            .clusters()
+            .any(|cluster| self.query.wants_cluster(cluster) && !snapshot.parts.contains_key(cluster) && !left(cluster))
+        {
             return Err(Expired);
         }
-        self.replay = items.into_iter().filter(|item| item.sequence < snapshot.sequence && is_news(item, known)).collect();
+        self.replay =
+            items.into_iter().filter(|item| item.sequence < snapshot.sequence && is_news(item, known)).collect();
         Ok(())
     }
 
@@ -206,7 +210,8 @@ impl Watch {
         let decoder = self.cache.codec().decoder();
         let mut scratch = Vec::new();
         let mut events = Vec::new();
-        for FeedItem { cluster, change, .. } in items.into_iter().filter(|item| self.query.wants_cluster(&item.cluster)) {
+        for FeedItem { cluster, change, .. } in items.into_iter().filter(|item| self.query.wants_cluster(&item.cluster))
+        {
             let mut matches = |entry: &Entry| self.query.matches(entry, &decoder, &mut scratch);
             match change {
                 Change::Upserted { entry, previous, .. } => {
@@ -271,9 +276,8 @@ mod tests {
     }
 
     fn entry(writer: &mut Writer, name: &str, version: u64, app: &str) -> Entry {
-        let text = format!(
-            r#"{{"metadata":{{"name":"{name}","resourceVersion":"{version}","labels":{{"app":"{app}"}}}}}}"#
-        );
+        let text =
+            format!(r#"{{"metadata":{{"name":"{name}","resourceVersion":"{version}","labels":{{"app":"{app}"}}}}}}"#);
         writer.prepare(ObjectReader::new(&"m1".into(), "v1", "Pod").read(&text).unwrap()).unwrap()
     }
 

@@ -1,0 +1,118 @@
+//! Which member clusters there are: Karmada Cluster objects, kubeconfig contexts, snapshot folders, or a mix.
+//!
+//! Each source keeps a channel that holds the present [`MemberSet`]; [`merge`] makes one of several. A member that cannot be
+//! read is still a member: it says why, and the others are not touched.
+
+pub mod builtin;
+pub mod contexts;
+pub mod karmada;
+pub mod snapshot;
+pub mod snapshot_folder;
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use kube::Config;
+use secrecy::ExposeSecret;
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::member::{ApiAccess, Member};
+use crate::resource::ClusterName;
+
+/// The members of one or all sources.
+#[derive(Debug, Clone, Default)]
+pub struct MemberSet {
+    /// Each member by its name.
+    pub members: BTreeMap<ClusterName, Member>,
+    /// Whether the source has been read at all.
+    pub loaded: bool,
+}
+
+/// A source that cannot be used as it is configured.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The kubeconfig cannot be read.
+    #[error("the kubeconfig cannot be read: {0}")]
+    Kubeconfig(#[from] kube::config::KubeconfigError),
+    /// A context is not in the kubeconfig.
+    #[error("there is no context {name:?} in the kubeconfig; there are: {known}")]
+    UnknownContext {
+        /// The one asked for.
+        name: String,
+        /// The ones there are.
+        known: String,
+    },
+    /// The folder of snapshots cannot be read.
+    #[error("the snapshot folder {path} cannot be read: {error}")]
+    Folder {
+        /// Where.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+}
+
+/// One set of several. Of two members with the same name the one from the first source counts.
+pub fn merge(sources: Vec<watch::Receiver<Arc<MemberSet>>>) -> watch::Receiver<Arc<MemberSet>> {
+    let (sender, receiver) = watch::channel(Arc::default());
+    tokio::spawn(async move {
+        let mut sources = sources;
+        loop {
+            sender.send_replace(Arc::new(merged(&mut sources)));
+            let changes = sources.iter_mut().map(|source| Box::pin(source.changed()));
+            if sources_changed(changes.collect()).await.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+async fn sources_changed<F: Future<Output = Result<(), watch::error::RecvError>> + Unpin>(
+    changes: Vec<F>,
+) -> Result<(), watch::error::RecvError> {
+    if changes.is_empty() {
+        return std::future::pending().await;
+    }
+    futures::future::select_all(changes).await.0
+}
+
+fn merged(sources: &mut [watch::Receiver<Arc<MemberSet>>]) -> MemberSet {
+    let mut all = MemberSet { members: BTreeMap::new(), loaded: true };
+    for source in sources {
+        let set = source.borrow_and_update().clone();
+        all.loaded &= set.loaded;
+        for (name, member) in &set.members {
+            if all.members.contains_key(name) {
+                warn!(cluster = %name, "two sources name a cluster so; the first one counts");
+            } else {
+                all.members.insert(name.clone(), member.clone());
+            }
+        }
+    }
+    all
+}
+
+/// Settings with a fingerprint of all that makes a connection another one.
+pub(crate) fn access(config: Config) -> Arc<ApiAccess> {
+    let mut hasher = DefaultHasher::new();
+    config.cluster_url.to_string().hash(&mut hasher);
+    config.root_cert.hash(&mut hasher);
+    config.accept_invalid_certs.hash(&mut hasher);
+    config.proxy_url.as_ref().map(ToString::to_string).hash(&mut hasher);
+    config.tls_server_name.hash(&mut hasher);
+    for (name, value) in &config.headers {
+        (name.as_str(), value.as_bytes()).hash(&mut hasher);
+    }
+    let auth = &config.auth_info;
+    auth.token.as_ref().map(ExposeSecret::expose_secret).hash(&mut hasher);
+    auth.password.as_ref().map(ExposeSecret::expose_secret).hash(&mut hasher);
+    auth.client_key_data.as_ref().map(ExposeSecret::expose_secret).hash(&mut hasher);
+    (&auth.username, &auth.token_file, &auth.client_certificate, &auth.client_certificate_data, &auth.client_key)
+        .hash(&mut hasher);
+    (&auth.impersonate, &auth.impersonate_groups).hash(&mut hasher);
+    auth.exec.as_ref().map(|exec| format!("{:?} {:?} {:?}", exec.command, exec.args, exec.env)).hash(&mut hasher);
+    Arc::new(ApiAccess { fingerprint: hasher.finish(), config })
+}
