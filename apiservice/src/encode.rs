@@ -142,6 +142,11 @@ pub(crate) fn joined_accept(headers: &HeaderMap) -> String {
     values.join(",")
 }
 
+/// Whether a media type, parameters aside, is one that every object can be given in.
+pub(crate) fn is_plain(media_type: &str) -> bool {
+    matches!(media_type, "*/*" | "application/*" | "application/json" | "application/yaml")
+}
+
 /// The first clause, in order of preference, that `choose` takes; its argument are media type and parameter lookup.
 pub(crate) fn choose_accept<T>(accept: &str, choose: impl Fn(&str, &dyn Fn(&str) -> String) -> Option<T>) -> Option<T> {
     parse_accept(accept).iter().find_map(|clause| choose(&clause.media_type, &|name| clause.parameter(name).to_owned()))

@@ -15,7 +15,7 @@ pub struct ApiError {
     code: StatusCode,
     reason: Option<&'static str>,
     message: String,
-    details: Option<StatusDetails>,
+    details: Option<Box<StatusDetails>>,
     retry_after_seconds: Option<u32>,
     shape: Shape,
 }
@@ -70,11 +70,7 @@ pub struct Subject<'a> {
 
 impl Subject<'_> {
     fn qualified(&self) -> String {
-        if self.group.is_empty() {
-            self.resource.to_owned()
-        } else {
-            format!("{}.{}", self.resource, self.group)
-        }
+        if self.group.is_empty() { self.resource.to_owned() } else { format!("{}.{}", self.resource, self.group) }
     }
 
     fn details(&self) -> StatusDetails {
@@ -225,7 +221,7 @@ impl ApiError {
     }
 
     fn with_details(mut self, details: StatusDetails) -> Self {
-        self.details = Some(details);
+        self.details = Some(Box::new(details));
         self
     }
 

@@ -47,12 +47,15 @@ impl Caller {
         }
     }
 
-    /// A caller whose credentials were accepted; adds the group that says so.
+    /// A caller whose credentials were accepted; adds the group that says so, unless the groups already say what the
+    /// caller is: a front proxy may pass on that it does not know the user.
     pub fn authenticated(username: impl Into<String>, mut groups: Vec<String>) -> Self {
-        if !groups.iter().any(|group| group == AUTHENTICATED_GROUP) {
+        let username = username.into();
+        let told = |group: &String| group == AUTHENTICATED_GROUP || group == UNAUTHENTICATED_GROUP;
+        if username != ANONYMOUS && !groups.iter().any(told) {
             groups.push(AUTHENTICATED_GROUP.to_owned());
         }
-        Self { username: username.into(), uid: None, groups, extra: BTreeMap::new() }
+        Self { username, uid: None, groups, extra: BTreeMap::new() }
     }
 
     /// Whether the caller is in `group`.
@@ -362,7 +365,6 @@ impl ListOptions {
             return forbidden("sendInitialEvents", "is forbidden for list");
         }
         match self.resource_version_match.as_deref() {
-            None => Ok(()),
             Some(_) if !self.continue_token.is_empty() => {
                 forbidden("resourceVersionMatch", "is forbidden when continue is given")
             }
@@ -372,7 +374,7 @@ impl ListOptions {
             Some("Exact") if self.resource_version == "0" => {
                 forbidden("resourceVersionMatch", "\"Exact\" is forbidden for resourceVersion \"0\"")
             }
-            Some(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 
