@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{BoxStream, StreamExt, unfold};
+use http_body::Body;
 use http_body_util::BodyExt;
-use kube::client::Body;
 use tokio::time::timeout;
 
 use super::{ConnectionError, Lease};
@@ -33,8 +33,8 @@ impl futures::Stream for WatchStream {
     }
 }
 
-struct Frames {
-    body: Body,
+struct Frames<B> {
+    body: B,
     idle: Duration,
     pending: BytesMut,
     // How much of `pending` is known to hold no line end.
@@ -44,13 +44,16 @@ struct Frames {
 }
 
 impl WatchStream {
-    pub(super) fn new(body: Body, idle: Duration, lease: Lease) -> Self {
+    pub(super) fn new<B>(body: B, idle: Duration, lease: Lease) -> Self
+    where
+        B: Body<Data = Bytes, Error = kube::Error> + Send + Unpin + 'static,
+    {
         let frames = Frames { body, idle, pending: BytesMut::new(), searched: 0, ended: false, _lease: lease };
         Self(unfold(frames, |mut frames| async move { Some((frames.next().await?, frames)) }).boxed())
     }
 }
 
-impl Frames {
+impl<B: Body<Data = Bytes, Error = kube::Error> + Unpin> Frames<B> {
     async fn next(&mut self) -> Option<Result<Bytes, ConnectionError>> {
         loop {
             if self.ended {
@@ -109,9 +112,9 @@ mod tests {
     fn stream(chunks: &[&'static [u8]]) -> WatchStream {
         let chunks: Vec<_> = chunks
             .iter()
-            .map(|chunk| Ok::<_, std::convert::Infallible>(http_body::Frame::data(Bytes::from_static(chunk))))
+            .map(|chunk| Ok::<_, kube::Error>(http_body::Frame::data(Bytes::from_static(chunk))))
             .collect();
-        let body = Body::wrap_body(http_body_util::StreamBody::new(futures::stream::iter(chunks)));
+        let body = http_body_util::StreamBody::new(futures::stream::iter(chunks));
         WatchStream::new(body, Duration::from_secs(1), Lease(Arc::new(())))
     }
 

@@ -102,7 +102,7 @@ apiVersion: v1
 kind: Config
 clusters: [{name: c, cluster: {server: "https://127.0.0.1:1"}}]
 users: [{name: u, user: {token: secret}}]
-contexts: [{name: north, context: {cluster: c, user: u}}, {name: south, context: {cluster: c, user: gone}}]
+contexts: [{name: north, context: {cluster: c, user: u}}, {name: south, context: {cluster: gone, user: u}}]
 "#;
 
     #[tokio::test]
