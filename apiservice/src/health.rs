@@ -252,7 +252,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_check_that_hangs_fails_instead_of_hanging_the_probe() {
         let health = Health::new();
-        health.register(Probe::Ready, "stuck", || std::future::pending());
+        health.register(Probe::Ready, "stuck", std::future::pending);
         assert!(ask(&health, "readyz", "").await.contains("[-]stuck failed"));
     }
 }

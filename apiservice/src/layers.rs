@@ -233,7 +233,7 @@ fn is_long_running(info: &RequestInfo, query: Option<&str>) -> bool {
     let watches = |query: &str| {
         form_urlencoded::parse(query.as_bytes()).any(|(key, value)| key == "watch" && value != "0" && value != "false")
     };
-    info.is_watch() || (info.is_resource_request && !info.subresource.is_empty() && query.is_some_and(watches))
+    info.is_watch() || (info.is_resource_request && info.is_read_only() && query.is_some_and(watches))
 }
 
 /// A `Status` in place of the bare answers that a router gives to unknown paths, methods, and bodies over the limit.

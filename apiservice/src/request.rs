@@ -413,8 +413,8 @@ mod tests {
 
     use super::*;
 
-    fn info(method: Method, uri: &str) -> RequestInfo {
-        RequestInfo::new(&method, &uri.parse().unwrap()).unwrap()
+    fn info(method: &Method, uri: &str) -> RequestInfo {
+        RequestInfo::new(method, &uri.parse().unwrap()).unwrap()
     }
 
     const REGISTRIES: &str = "/apis/search.karmada.io/v1alpha1/resourceregistries";
@@ -452,7 +452,7 @@ mod tests {
     #[case(Method::GET, "/api/v1/watch/pods", "watch pods ''")]
     #[case(Method::GET, "/api/v1/nodes/ip%2D1", "get nodes 'ip-1'")]
     fn a_path_means_what_kubernetes_says(#[case] method: Method, #[case] uri: &str, #[case] expected: &str) {
-        let info = info(method, uri);
+        let info = info(&method, uri);
         assert!(info.is_resource_request);
         assert_eq!(format!("{} {} '{}'", info.verb, info.qualified_resource(), info.name), expected);
     }
@@ -464,7 +464,7 @@ mod tests {
     #[case("/readyz/ping?verbose", "get /readyz/ping")]
     #[case("/healthz/", "get /healthz/")]
     fn a_path_without_a_resource_keeps_its_method(#[case] uri: &str, #[case] expected: &str) {
-        let info = info(Method::GET, uri);
+        let info = info(&Method::GET, uri);
         assert!(!info.is_resource_request);
         assert_eq!(format!("{} {}", info.verb, info.path), expected);
     }

@@ -116,3 +116,6 @@ impl Routes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
