@@ -5,18 +5,15 @@
 //! request's extensions, and no credentials in its headers.
 
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, Bytes, HttpBody as _};
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use http_body::{Frame, SizeHint};
 use http_body_util::Limited;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -24,6 +21,7 @@ use tower_http::compression::Predicate;
 
 use crate::authn::{Authenticator, impersonate};
 use crate::authz::Authorizer;
+use crate::body::Held;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::request::{Caller, RequestInfo};
@@ -171,11 +169,12 @@ impl Gate {
         let open = self.authorizer.is_open(info);
         let long_running = is_long_running(info, request.uri().query());
         let (mut parts, body) = request.into_parts();
-        let caller = match self.caller(parts.extensions.get::<Peer>(), &mut parts.headers).await {
-            Ok(caller) => caller,
-            // Whoever may ask without credentials may also ask with bad ones.
-            Err(_) if open => Caller::anonymous(),
-            Err(error) => return Err(error),
+        let caller = if open {
+            // Whoever may ask without credentials may also ask with bad ones; and health must not wait for reviews.
+            self.authenticator.strip(&mut parts.headers);
+            Caller::anonymous()
+        } else {
+            self.caller(parts.extensions.get::<Peer>(), &mut parts.headers).await?
         };
         let running = self.admit(info, open || long_running)?;
         self.authorizer.authorize(&caller, info).await?;
@@ -185,7 +184,7 @@ impl Gate {
         parts.extensions.insert(audit_id.clone());
         let body = Body::new(Limited::new(body, self.limits.body));
         let response = next.run(Request::from_parts(parts, body)).await;
-        Ok(response.map(|inner| Body::new(Held { inner, _running: running })))
+        Ok(response.map(|inner| Body::new(Held::new(inner, running))))
     }
 
     async fn caller(&self, peer: Option<&Peer>, headers: &mut HeaderMap) -> Result<Caller, ApiError> {
@@ -289,30 +288,4 @@ fn log(info: &RequestInfo, audit_id: &AuditId, status: StatusCode, arrived: Inst
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
-}
-
-/// A body that keeps its request's place until the last byte was sent or the client is gone.
-struct Held {
-    inner: Body,
-    _running: Running,
-}
-
-impl http_body::Body for Held {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.inner).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
 }

@@ -12,18 +12,26 @@
 
 pub mod authn;
 pub mod authz;
+mod body;
 pub mod discovery;
 pub mod encode;
 pub mod error;
 pub mod health;
 pub mod layers;
+pub mod managed_fields;
 pub mod metrics;
 pub mod openapi;
+pub mod patch;
+pub mod registry;
 pub mod request;
 pub mod router;
+pub mod selector;
 pub mod serve;
+pub mod storage;
 pub mod table;
 pub mod tls;
+pub mod types;
+pub mod validation;
 
 /// The API group that is served.
 pub const GROUP: &str = "search.karmada.io";

@@ -18,7 +18,7 @@ use axum::body::Body;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
@@ -33,6 +33,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use crate::authn::PeerIdentity;
+use crate::body::cuttable;
 
 /// Deadlines and sizes of connections.
 #[derive(Debug, Clone)]
@@ -42,7 +43,7 @@ pub struct ServeSettings {
     /// For the head of an HTTP/1.1 request, which is also how long an idle HTTP/1.1 connection is kept; and for the
     /// first byte on any connection.
     pub header_read_timeout: Duration,
-    /// How long a write may wait for a client that does not read.
+    /// How long a write, or one stream of an HTTP/2 connection, may wait for a client that does not read.
     pub write_stall_timeout: Duration,
     /// Requests at once on one HTTP/2 connection; high, because a control plane sends all callers over few connections.
     pub max_concurrent_streams: u32,
@@ -166,9 +167,9 @@ impl Server {
         connection.await
     }
 
-    fn builder(&self, http2: bool) -> auto::Builder<TokioExecutor> {
+    fn builder(&self, http2: bool) -> auto::Builder<Streams> {
         // The version was agreed on in the handshake. To guess it from the first bytes would wait for them for ever.
-        let builder = auto::Builder::new(TokioExecutor::new());
+        let builder = auto::Builder::new(Streams { stall: self.settings.write_stall_timeout });
         let mut builder = if http2 { builder.http2_only() } else { builder.http1_only() };
         builder
             .http1()
@@ -186,6 +187,18 @@ impl Server {
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20));
         builder
+    }
+}
+
+/// Runs each HTTP/2 stream in a task of its own, which its body may end.
+#[derive(Debug, Clone)]
+struct Streams {
+    stall: Duration,
+}
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        tokio::spawn(cuttable(stream, self.stall));
     }
 }
 

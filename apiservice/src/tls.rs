@@ -394,3 +394,48 @@ fn date_from_now(days: i64) -> (i32, u8, u8) {
     let small = |number: i8| u8::try_from(number).unwrap_or(1);
     (i32::from(date.year()), small(date.month()), small(date.day()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standalone_server_comes_with_an_administrator_it_knows() {
+        let pki = standalone_pki(&["localhost".to_owned(), "127.0.0.1".to_owned()], "admin").unwrap();
+        let authority = CertificateAuthority::from_pem(pki.authority.as_bytes()).unwrap();
+        let chain = |pem: &str| parse_certificates(pem.as_bytes(), "test").unwrap();
+        assert!(authority.vouches_for(&chain(&pki.admin_certificate)));
+        assert!(!authority.vouches_for(&chain(&pki.serving_certificate)), "it may not be shown by clients");
+        let other = standalone_pki(&[], "admin").unwrap();
+        assert!(!authority.vouches_for(&chain(&other.admin_certificate)));
+        let (_, pem) = x509_parser::pem::parse_x509_pem(pki.admin_certificate.as_bytes()).unwrap();
+        assert_eq!(pem.parse_x509().unwrap().subject().to_string(), "CN=admin, O=system:masters");
+        assert!(ServingCertificates::from_pem(&pki.serving_certificate, &pki.serving_key).is_ok());
+        assert!(ServingCertificates::from_pem(&pki.serving_certificate, &pki.admin_key).is_err());
+    }
+
+    #[test]
+    fn each_name_gets_its_own_certificate() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = |name: &str| {
+            let pki = standalone_pki(&[name.to_owned()], "admin").unwrap();
+            let (certificate, key) =
+                (folder.path().join(format!("{name}.crt")), folder.path().join(format!("{name}.key")));
+            std::fs::write(&certificate, pki.serving_certificate).unwrap();
+            std::fs::write(&key, pki.serving_key).unwrap();
+            CertificateFiles { certificate, key }
+        };
+        let sni = vec![
+            SniFiles { files: files("inner.example"), names: Vec::new() },
+            SniFiles { files: files("wild.example"), names: vec!["*.Wild.example".to_owned()] },
+        ];
+        let served = ServingCertificates::from_files(files("main.example"), sni).unwrap();
+        let set = served.current.load();
+        let name = |asked: &str| names_inside(&set.pick(asked)).join(",");
+        assert_eq!(name("inner.example"), "inner.example");
+        assert_eq!(name("INNER.example"), "inner.example");
+        assert_eq!(name("a.wild.example"), "wild.example");
+        assert_eq!(name("a.b.wild.example"), "main.example");
+        assert_eq!(name("unknown"), "main.example");
+    }
+}

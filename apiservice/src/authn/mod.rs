@@ -46,8 +46,7 @@ pub(crate) struct PeerIdentity {
 struct Verdict {
     trust_version: u64,
     since: Instant,
-    /// Which of the front proxies the peer is.
-    front_proxy: Option<usize>,
+    is_front_proxy: bool,
     user: Option<Caller>,
 }
 
@@ -95,7 +94,8 @@ impl Authenticator {
 
 fn by_certificate(trust: &Trust, peer: &Peer, headers: &HeaderMap) -> Result<Option<Caller>, ApiError> {
     let verdict = peer.identity.verdict(trust, &peer.certificates);
-    if let Some(proxy) = verdict.front_proxy.and_then(|index| trust.front_proxies().get(index))
+    if verdict.is_front_proxy
+        && let Some(proxy) = trust.front_proxy()
         && let Some(caller) = proxy.caller(headers)?
     {
         return Ok(Some(caller));
@@ -116,11 +116,11 @@ impl PeerIdentity {
 fn judge(trust: &Trust, chain: &[CertificateDer<'static>]) -> Verdict {
     let subject = chain.first().and_then(|leaf| Subject::of(leaf));
     let name = subject.as_ref().map(|subject| subject.common_name.as_str()).unwrap_or_default();
-    let front_proxy = trust.front_proxies().iter().position(|proxy| proxy.is(chain, name));
+    let is_front_proxy = trust.front_proxy().is_some_and(|proxy| proxy.is(chain, name));
     let user = subject
         .filter(|subject| !subject.common_name.is_empty() && trust.vouches_for_client(chain))
         .map(|subject| Caller::authenticated(subject.common_name, subject.organizations));
-    Verdict { trust_version: trust.version(), since: Instant::now(), front_proxy, user }
+    Verdict { trust_version: trust.version(), since: Instant::now(), is_front_proxy, user }
 }
 
 struct Subject {

@@ -137,8 +137,8 @@ pub(super) fn text(value: &http::HeaderValue) -> Result<String, ApiError> {
 pub(super) struct Trust {
     version: u64,
     pending: bool,
-    clients: Vec<CertificateAuthority>,
-    front_proxies: Vec<FrontProxy>,
+    client: Option<CertificateAuthority>,
+    front_proxy: Option<FrontProxy>,
 }
 
 impl Trust {
@@ -150,17 +150,17 @@ impl Trust {
         self.pending
     }
 
-    pub(super) fn front_proxies(&self) -> &[FrontProxy] {
-        &self.front_proxies
+    pub(super) fn front_proxy(&self) -> Option<&FrontProxy> {
+        self.front_proxy.as_ref()
     }
 
     pub(super) fn vouches_for_client(&self, chain: &[CertificateDer<'_>]) -> bool {
-        self.clients.iter().any(|authority| authority.vouches_for(chain))
+        self.client.as_ref().is_some_and(|authority| authority.vouches_for(chain))
     }
 
     /// Whether a header could be taken for a front proxy's word.
     pub(super) fn names_a_user(&self, header: &str) -> bool {
-        header.starts_with("x-remote-") || self.front_proxies.iter().any(|proxy| proxy.names_a_user(header))
+        header.starts_with("x-remote-") || self.front_proxy.as_ref().is_some_and(|proxy| proxy.names_a_user(header))
     }
 }
 
@@ -288,7 +288,7 @@ impl TrustStore {
     }
 
     /// Takes over what the control plane published; nothing at all, if there is no such ConfigMap.
-    pub(super) fn take_published(&self, config: Option<ConfigMap>) -> Result<(), TlsError> {
+    pub(crate) fn take_published(&self, config: Option<ConfigMap>) -> Result<(), TlsError> {
         if config.is_none() {
             tracing::warn!("{CONFIG_NAMESPACE}/{CONFIG_NAME} does not exist: front proxies cannot be recognized");
         }
@@ -304,13 +304,17 @@ impl TrustStore {
         Ok(())
     }
 
+    /// What flags name counts in place of what the control plane publishes, for each of the two.
     fn publish(&self, parts: &Parts) {
-        let all = || std::iter::once(&parts.files).chain(&parts.published);
+        let published = parts.published.as_ref();
+        let client = parts.files.client.as_ref().or(published.and_then(|part| part.client.as_ref()));
+        let front_proxy = parts.files.front_proxy.as_ref().or(published.and_then(|part| part.front_proxy.as_ref()));
+        let complete = parts.files.client.is_some() && parts.files.front_proxy.is_some();
         self.current.store(Arc::new(Trust {
             version: self.current.load().version + 1,
-            pending: self.looks_up && parts.published.is_none(),
-            clients: all().filter_map(|part| part.client.clone()).collect(),
-            front_proxies: all().filter_map(|part| part.front_proxy.clone()).collect(),
+            pending: self.looks_up && published.is_none() && !complete,
+            client: client.cloned(),
+            front_proxy: front_proxy.cloned(),
         }));
     }
 }

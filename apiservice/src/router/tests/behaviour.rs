@@ -330,3 +330,25 @@ async fn a_thousand_requests_at_once_fit_on_one_connection() {
         assert_eq!(answer.unwrap(), 200);
     }
 }
+
+#[tokio::test]
+async fn one_stream_that_is_not_read_is_cut_and_its_connection_lives() {
+    let settings = ServeSettings { write_stall_timeout: Duration::from_millis(500), ..ServeSettings::default() };
+    let limits = Limits { reads: 1, ..Limits::default() };
+    let world = World::start(Options { settings, limits, ..Options::default() }).await;
+    let mut client = admin(&world).await;
+    let endless = "/apis/search.karmada.io/v1alpha1/search/endless";
+    let stuck = client.send(request("GET", endless, &[], "")).await.unwrap();
+    let watch = client.send(request("GET", TICKS, &[], "")).await.unwrap();
+    assert_eq!(client.get(WHO, &[]).await.status, 429, "the stuck reader holds the only place");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while client.get(WHO, &[]).await.status != 200 {
+        assert!(Instant::now() < deadline, "the stuck reader was never cut");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(stuck.into_body().collect().await.is_err(), "cut, not ended as if all was said");
+    let mut watch = watch.into_body();
+    for _ in 0..60 {
+        assert!(watch.frame().await.unwrap().is_ok(), "a watch on the same connection goes on");
+    }
+}

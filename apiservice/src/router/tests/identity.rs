@@ -181,3 +181,23 @@ async fn a_user_name_that_is_no_text_is_refused() {
     request.headers_mut().insert("x-remote-user", name);
     assert_eq!(proxy.ask(request).await.json()["user"], "zoë");
 }
+
+#[tokio::test]
+async fn flags_count_in_place_of_what_the_control_plane_publishes() {
+    let world = World::usual().await;
+    let other = Authority::new("others");
+    let published = json!({
+        "kind": "ConfigMap", "apiVersion": "v1", "metadata": {}, "data": {"client-ca-file": other.pem},
+    });
+    world.trust.take_published(Some(serde_json::from_value(published).unwrap())).unwrap();
+    assert_eq!(world.client(Some(other.client("carol", &[]))).await.get(WHO, &[]).await.status, 401);
+    assert_eq!(world.client(Some(world.clients.client("carol", &[]))).await.get(WHO, &[]).await.status, 200);
+}
+
+#[tokio::test]
+async fn health_does_not_wait_for_anybody_to_review_credentials() {
+    let world = World::usual().await;
+    let answer = world.client(None).await.get("/readyz?verbose", &[("authorization", "Bearer good")]).await;
+    assert_eq!(answer.body, "[+]ping ok\n[+]log ok\n[+]shutdown ok\nreadyz check passed\n");
+    assert_eq!(world.control_plane.token_reviews.load(Ordering::Relaxed), 0);
+}
