@@ -150,6 +150,15 @@ impl ApiError {
         Self::status(StatusCode::CONFLICT, Some("Conflict"), message).with_details(subject.details())
     }
 
+    /// 409: server-side apply would take fields that others own.
+    pub fn apply_conflict(causes: Vec<StatusCause>) -> Self {
+        let listed: Vec<String> = causes.iter().map(|cause| format!("{}: {}", cause.message, cause.field)).collect();
+        let plural = if listed.len() == 1 { "conflict" } else { "conflicts" };
+        let message = format!("Apply failed with {} {plural}: {}", listed.len(), listed.join(", "));
+        Self::status(StatusCode::CONFLICT, Some("Conflict"), message)
+            .with_details(StatusDetails { causes, ..StatusDetails::default() })
+    }
+
     /// 410: the version asked for is no longer held; list again.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::status(StatusCode::GONE, Some("Expired"), message.into())
