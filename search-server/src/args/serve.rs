@@ -1,0 +1,352 @@
+//! The flags of `serve` that have a meaning, in groups that each go to one part of the program.
+//!
+//! Names and defaults are those of the program that is replaced, but for [`Own`] and the member sources.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+
+use super::accepted::{Given, IgnoredFlag};
+use super::values::{self, LogFormat, MemberSource, MinTlsVersion, SniCertificate};
+
+/// Where a server with no control plane listens if no flag says so.
+const STANDALONE_PORT: u16 = 7443;
+
+/// Flags of `serve`.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Address and certificates.
+    #[command(flatten)]
+    pub serving: Serving,
+    /// How much at once, and for how long.
+    #[command(flatten)]
+    pub limits: Limits,
+    /// Where registries are stored.
+    #[command(flatten)]
+    pub etcd: Etcd,
+    /// Who callers are.
+    #[command(flatten)]
+    pub authentication: Authentication,
+    /// What callers may do.
+    #[command(flatten)]
+    pub authorization: Authorization,
+    /// The control plane.
+    #[command(flatten)]
+    pub control_plane: ControlPlane,
+    /// The clusters.
+    #[command(flatten)]
+    pub members: Members,
+    /// Parts that can be left out.
+    #[command(flatten)]
+    pub features: Features,
+    /// The log.
+    #[command(flatten)]
+    pub logging: Logging,
+    /// What only this program has.
+    #[command(flatten)]
+    pub own: Own,
+    /// Filled in when all other fields have been read.
+    #[arg(skip)]
+    pub(super) given: Given,
+}
+
+/// Address and certificates.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Serving")]
+pub struct Serving {
+    /// Address to listen on; on loopback by default when there is no control plane
+    #[arg(long, default_value = "0.0.0.0")]
+    pub bind_address: IpAddr,
+    /// Port to listen on; 7443 by default when there is no control plane
+    #[arg(long, default_value_t = 443)]
+    pub secure_port: u16,
+    /// Serving certificate, PEM, leaf first; self-signed if there is none
+    #[arg(long)]
+    pub tls_cert_file: Option<PathBuf>,
+    /// The serving certificate's key, PEM
+    #[arg(long)]
+    pub tls_private_key_file: Option<PathBuf>,
+    /// Folder for a self-signed certificate
+    #[arg(long, default_value = "apiserver.local.config/certificates")]
+    pub cert_dir: PathBuf,
+    /// A further certificate for clients that ask for its names: CERT,KEY or CERT,KEY:NAME,NAME; repeatable
+    #[arg(long)]
+    pub tls_sni_cert_key: Vec<SniCertificate>,
+    /// Oldest TLS version: VersionTLS12 or VersionTLS13
+    #[arg(long)]
+    tls_min_version: Option<MinTlsVersion>,
+    /// Speak HTTP/1.1 only
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          value_parser = values::boolean, action = clap::ArgAction::Set)]
+    pub disable_http2_serving: bool,
+    /// Most requests at once on one HTTP/2 connection; 0 for a fitting number
+    #[arg(long, default_value_t = 0)]
+    pub http2_max_streams_per_connection: u32,
+    /// How long to go on serving after readyz says no
+    #[arg(long, default_value = "0s", value_parser = values::duration)]
+    pub shutdown_delay_duration: Duration,
+}
+
+impl Serving {
+    /// The oldest TLS version that is spoken.
+    pub fn min_tls_version(&self) -> MinTlsVersion {
+        self.tls_min_version.unwrap_or_default()
+    }
+}
+
+/// How much at once, and for how long.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct Limits {
+    /// Most reads at once, watches not counted; 0 for any number
+    #[arg(long, default_value_t = 400)]
+    pub max_requests_inflight: usize,
+    /// Most writes at once; 0 for any number
+    #[arg(long, default_value_t = 200)]
+    pub max_mutating_requests_inflight: usize,
+    /// Longest time for a request that is no watch
+    #[arg(long, default_value = "1m0s", value_parser = values::duration)]
+    pub request_timeout: Duration,
+    /// Seconds that a watch lasts at least if it doesn't say; at most twice as many
+    #[arg(long, default_value_t = 1800)]
+    pub min_request_timeout: u32,
+}
+
+/// Where registries are stored.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Storage")]
+pub struct Etcd {
+    /// URLs of etcd, separated by commas; without any, registries are stored under --data-dir
+    #[arg(long, value_delimiter = ',')]
+    pub etcd_servers: Vec<String>,
+    /// Where the keys begin
+    #[arg(long, default_value = "/registry")]
+    pub etcd_prefix: String,
+    /// The authority of etcd's certificates
+    #[arg(long)]
+    pub etcd_cafile: Option<PathBuf>,
+    /// The certificate to show to etcd
+    #[arg(long)]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Its key
+    #[arg(long)]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// How long etcd may take to answer in health endpoints
+    #[arg(long, default_value = "2s", value_parser = values::duration)]
+    pub etcd_healthcheck_timeout: Duration,
+    /// How long etcd may take to answer in readyz
+    #[arg(long, default_value = "2s", value_parser = values::duration)]
+    pub etcd_readycheck_timeout: Duration,
+}
+
+/// Who callers are.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Authentication")]
+pub struct Authentication {
+    /// Kubeconfig of the server that reviews tokens and holds the front proxy's settings
+    #[arg(long)]
+    pub authentication_kubeconfig: Option<PathBuf>,
+    /// Don't read the front proxy's settings from that server
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          value_parser = values::boolean, action = clap::ArgAction::Set)]
+    pub authentication_skip_lookup: bool,
+    /// Start even if they cannot be read
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          value_parser = values::boolean, action = clap::ArgAction::Set)]
+    pub authentication_tolerate_lookup_failure: bool,
+    /// How long a token's review is kept
+    #[arg(long, default_value = "10s", value_parser = values::duration)]
+    pub authentication_token_webhook_cache_ttl: Duration,
+    /// The authority of client certificates
+    #[arg(long)]
+    pub client_ca_file: Option<PathBuf>,
+    /// The authority of front proxies
+    #[arg(long)]
+    pub requestheader_client_ca_file: Option<PathBuf>,
+    /// Common names that a front proxy may have; without any, each that the authority signed
+    #[arg(long, value_delimiter = ',')]
+    pub requestheader_allowed_names: Vec<String>,
+    /// Headers with the user's name
+    #[arg(long, value_delimiter = ',', default_value = "x-remote-user")]
+    pub requestheader_username_headers: Vec<String>,
+    /// Headers with the user's groups
+    #[arg(long, value_delimiter = ',', default_value = "x-remote-group")]
+    pub requestheader_group_headers: Vec<String>,
+    /// Headers with the user's unique id
+    #[arg(long, value_delimiter = ',')]
+    pub requestheader_uid_headers: Vec<String>,
+    /// Beginnings of headers with more about the user
+    #[arg(long, value_delimiter = ',', default_value = "x-remote-extra-")]
+    pub requestheader_extra_headers_prefix: Vec<String>,
+}
+
+/// What callers may do.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Authorization")]
+pub struct Authorization {
+    /// Kubeconfig of the server that reviews access
+    #[arg(long)]
+    pub authorization_kubeconfig: Option<PathBuf>,
+    /// Paths that anybody may read
+    #[arg(long, value_delimiter = ',', default_value = "/healthz,/readyz,/livez")]
+    pub authorization_always_allow_paths: Vec<String>,
+    /// How long a yes is kept
+    #[arg(long, default_value = "10s", value_parser = values::duration)]
+    pub authorization_webhook_cache_authorized_ttl: Duration,
+    /// How long a no is kept
+    #[arg(long, default_value = "10s", value_parser = values::duration)]
+    pub authorization_webhook_cache_unauthorized_ttl: Duration,
+}
+
+/// The control plane.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Control plane")]
+pub struct ControlPlane {
+    /// Kubeconfig of the Karmada control plane, without it the one of the pod; if no cluster comes from Karmada, the
+    /// kubeconfig with the contexts that --members names
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Requests a second to the control plane
+    #[arg(long, default_value_t = 40.0)]
+    pub kube_api_qps: f32,
+    /// Requests at once to the control plane
+    #[arg(long, default_value_t = 60)]
+    pub kube_api_burst: u32,
+}
+
+/// The clusters.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Clusters")]
+pub struct Members {
+    /// Where clusters come from: karmada (the default), contexts:A,B (of your kubeconfig) or snapshot:DIR; repeatable
+    #[arg(long = "members", value_name = "SOURCE")]
+    given_sources: Vec<MemberSource>,
+    /// Requests a second to each cluster
+    #[arg(long, default_value_t = 40.0)]
+    pub cluster_api_qps: f32,
+    /// Requests at once to each cluster
+    #[arg(long, default_value_t = 60)]
+    pub cluster_api_burst: u32,
+}
+
+impl Members {
+    /// Where clusters come from, in the order of the flags; never empty.
+    pub fn sources(&self) -> &[MemberSource] {
+        if self.given_sources.is_empty() { &[MemberSource::Karmada] } else { &self.given_sources }
+    }
+
+    /// Whether Karmada's Cluster objects are among the sources.
+    pub fn from_karmada(&self) -> bool {
+        self.sources().contains(&MemberSource::Karmada)
+    }
+}
+
+/// Parts that can be left out.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Parts")]
+pub struct Features {
+    /// Leave out the search resource
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          value_parser = values::boolean, action = clap::ArgAction::Set)]
+    pub disable_search: bool,
+    /// Leave out the proxying resource
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          value_parser = values::boolean, action = clap::ArgAction::Set)]
+    pub disable_proxy: bool,
+}
+
+/// The log.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Log")]
+pub struct Logging {
+    /// How lines look
+    #[arg(long = "logging-format", value_enum, default_value = "text")]
+    pub format: LogFormat,
+    /// How much is said; 4 and more is for finding faults
+    #[arg(short = 'v', long = "v", default_value_t = 0)]
+    pub verbosity: u32,
+}
+
+/// What only this program has.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Without a control plane")]
+pub struct Own {
+    /// Folder for registries and keys when there is no etcd or no control plane; a folder of yours by default
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    /// Where to write a kubeconfig for this server; by default in the data folder
+    #[arg(long)]
+    write_kubeconfig: Option<PathBuf>,
+}
+
+impl Own {
+    /// The folder for registries and keys.
+    pub fn data_dir(&self) -> PathBuf {
+        self.data_dir.clone().unwrap_or_else(|| default_data_dir(|name| std::env::var_os(name).map(PathBuf::from)))
+    }
+
+    /// Where a kubeconfig for this server is written if there is no control plane.
+    pub fn kubeconfig_to_write(&self) -> PathBuf {
+        self.write_kubeconfig.clone().unwrap_or_else(|| self.data_dir().join("kubeconfig"))
+    }
+}
+
+/// Where the desktop's rules keep a program's data, else beside the working directory.
+pub(super) fn default_data_dir(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
+    let absolute = |name: &str| variable(name).filter(|path| path.is_absolute());
+    absolute("XDG_DATA_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+        .map_or_else(|| PathBuf::from("fleetglass-data"), |data| data.join("fleetglass"))
+}
+
+impl ServeArgs {
+    /// Whether there is no control plane: no cluster comes from Karmada, and no other server says who callers are.
+    pub fn is_standalone(&self) -> bool {
+        !self.members.from_karmada()
+            && self.authentication.authentication_kubeconfig.is_none()
+            && self.authorization.authorization_kubeconfig.is_none()
+    }
+
+    /// The kubeconfig with the contexts of `contexts:`, if not the one that kubectl would use. With Karmada,
+    /// `--kubeconfig` is the control plane's; without, it can only mean this.
+    pub fn contexts_kubeconfig(&self) -> Option<&Path> {
+        self.control_plane.kubeconfig.as_deref().filter(|_| !self.members.from_karmada())
+    }
+
+    /// Where to listen: what the flags say; with no control plane and no flag, port 7443 on loopback.
+    pub fn listen_address(&self) -> SocketAddr {
+        let standalone = self.is_standalone();
+        let address = if standalone && !self.given.contains("bind-address") {
+            IpAddr::V4(Ipv4Addr::LOCALHOST)
+        } else {
+            self.serving.bind_address
+        };
+        let port =
+            if standalone && !self.given.contains("secure-port") { STANDALONE_PORT } else { self.serving.secure_port };
+        SocketAddr::new(address, port)
+    }
+
+    /// The flags that were given and do nothing, to say so once.
+    pub fn ignored_flags_given(&self) -> Vec<IgnoredFlag> {
+        self.given.ignored()
+    }
+
+    /// Removes the empty words that `--flag=` and stray commas leave in lists.
+    pub(super) fn drop_empty_words(&mut self) {
+        let lists = [
+            &mut self.etcd.etcd_servers,
+            &mut self.authentication.requestheader_allowed_names,
+            &mut self.authentication.requestheader_username_headers,
+            &mut self.authentication.requestheader_group_headers,
+            &mut self.authentication.requestheader_uid_headers,
+            &mut self.authentication.requestheader_extra_headers_prefix,
+            &mut self.authorization.authorization_always_allow_paths,
+        ];
+        for list in lists {
+            list.iter_mut().for_each(|word| *word = word.trim().to_owned());
+            list.retain(|word| !word.is_empty());
+        }
+    }
+}

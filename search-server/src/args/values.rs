@@ -1,0 +1,250 @@
+//! Kinds of flag values, read as the program we replace reads them.
+//!
+//! In: one word. Out: a value, or a sentence that says what is wrong with the word.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For log collectors: one JSON object a line.
+    Json,
+}
+
+/// The oldest TLS version that is spoken. Versions before 1.2 can be asked for, but 1.2 is the oldest there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MinTlsVersion {
+    /// TLS 1.2
+    #[default]
+    Tls12,
+    /// TLS 1.3
+    Tls13,
+}
+
+impl FromStr for MinTlsVersion {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "VersionTLS10" | "VersionTLS11" | "VersionTLS12" => Ok(Self::Tls12),
+            "VersionTLS13" => Ok(Self::Tls13),
+            _ => Err("write VersionTLS12 or VersionTLS13".to_owned()),
+        }
+    }
+}
+
+/// A further certificate: `CERT,KEY` or `CERT,KEY:NAME,NAME`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SniCertificate {
+    /// The chain, PEM.
+    pub certificate: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+    /// For which names; empty means those inside of the certificate.
+    pub names: Vec<String>,
+}
+
+impl FromStr for SniCertificate {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let (files, names) = word.split_once(':').unwrap_or((word, ""));
+        let (certificate, key) = files
+            .split_once(',')
+            .filter(|(certificate, key)| !certificate.is_empty() && !key.is_empty() && !key.contains(','))
+            .ok_or("write CERT,KEY or CERT,KEY:NAME,NAME")?;
+        let names = names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        Ok(Self { certificate: certificate.into(), key: key.into(), names })
+    }
+}
+
+/// Where member clusters come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberSource {
+    /// `karmada`: the Cluster objects of the control plane that `--kubeconfig` names.
+    Karmada,
+    /// `contexts:A,B`: contexts of the kubeconfig that kubectl would use; the contexts' names are the clusters' names.
+    Contexts(Vec<String>),
+    /// `snapshot:DIR`: folders of manifests, one a cluster, named as the cluster.
+    Snapshot(PathBuf),
+}
+
+impl FromStr for MemberSource {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let (source, rest) = word.split_once(':').unwrap_or((word, ""));
+        match (source, rest) {
+            ("karmada", "") if word == "karmada" => Ok(Self::Karmada),
+            ("karmada", _) => Err("karmada takes nothing behind it: --kubeconfig names the control plane".to_owned()),
+            ("contexts", "") => Err("name the contexts, as in contexts:a,b".to_owned()),
+            ("contexts", names) => context_names(names),
+            ("snapshot", "") => Err("name the folder, as in snapshot:DIR".to_owned()),
+            ("snapshot", folder) => Ok(Self::Snapshot(folder.into())),
+            _ => Err("write karmada, contexts:A,B or snapshot:DIR".to_owned()),
+        }
+    }
+}
+
+fn context_names(names: &str) -> Result<MemberSource, String> {
+    let names: Vec<String> = names.split(',').map(|name| name.trim().to_owned()).collect();
+    if names.iter().any(String::is_empty) {
+        return Err("a context's name is empty between its commas".to_owned());
+    }
+    if let Some(name) = names.iter().enumerate().find_map(|(at, name)| names[..at].contains(name).then_some(name)) {
+        return Err(format!("the context {name:?} is named twice"));
+    }
+    Ok(MemberSource::Contexts(names))
+}
+
+/// The words that Go takes for yes and no.
+pub(super) fn boolean(word: &str) -> Result<bool, String> {
+    match word {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("write true or false".to_owned()),
+    }
+}
+
+/// A Go duration such as `1m30s`, `500ms` or `1.5h`.
+pub(super) fn duration(word: &str) -> Result<Duration, String> {
+    const HELP: &str = "write a duration such as 500ms, 30s or 1m30s";
+    if word.starts_with('-') {
+        return Err("a duration here cannot be negative".to_owned());
+    }
+    let mut rest = word.strip_prefix('+').unwrap_or(word);
+    if rest == "0" {
+        return Ok(Duration::ZERO);
+    }
+    if rest.is_empty() {
+        return Err(HELP.to_owned());
+    }
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let (part, behind) = duration_part(rest).ok_or(HELP)?;
+        total = total.checked_add(part).ok_or("that is too long")?;
+        rest = behind;
+    }
+    Ok(total)
+}
+
+/// The first number and unit of a duration, and what comes behind.
+fn duration_part(text: &str) -> Option<(Duration, &str)> {
+    let unit_at = text.find(|character: char| !character.is_ascii_digit() && character != '.')?;
+    let (number, behind) = text.split_at(unit_at);
+    let unit_end =
+        behind.find(|character: char| character.is_ascii_digit() || character == '.').unwrap_or(behind.len());
+    let (unit, behind) = behind.split_at(unit_end);
+    let nanoseconds: u32 = match unit {
+        "ns" => 1,
+        "us" | "µs" | "μs" => 1_000,
+        "ms" => 1_000_000,
+        "s" | "m" | "h" => 1_000_000_000,
+        _ => return None,
+    };
+    let seconds: u32 = match unit {
+        "m" => 60,
+        "h" => 3600,
+        _ => 1,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    if !number.contains(|character: char| character.is_ascii_digit()) || fraction.contains('.') {
+        return None;
+    }
+    let one = Duration::from_nanos(u64::from(nanoseconds)).checked_mul(seconds)?;
+    let whole: u32 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let fraction: f64 = format!("0.{fraction}0").parse().ok()?;
+    Some((one.checked_mul(whole)?.checked_add(one.mul_f64(fraction))?, behind))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("0", 0)]
+    #[case("0s", 0)]
+    #[case("500ms", 500)]
+    #[case("1m30s", 90_000)]
+    #[case("1m0s", 60_000)]
+    #[case("1.5h", 5_400_000)]
+    #[case(".5s", 500)]
+    #[case("+2s", 2_000)]
+    #[case("2h45m0.5s", 9_900_500)]
+    fn a_duration_reads_as_in_go(#[case] word: &str, #[case] milliseconds: u64) {
+        assert_eq!(duration(word), Ok(Duration::from_millis(milliseconds)));
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("5")]
+    #[case("s")]
+    #[case("5 s")]
+    #[case("5x")]
+    #[case(".s")]
+    #[case("1.2.3s")]
+    #[case("-1s")]
+    #[case("99999999999h")]
+    fn what_is_no_duration_is_refused(#[case] word: &str) {
+        assert!(duration(word).is_err(), "{word:?} was taken");
+    }
+
+    proptest! {
+        #[test]
+        fn a_duration_written_in_parts_is_their_sum(hours in 0u32..1000, minutes in 0u32..1000, millis in 0u32..100_000) {
+            let expected = Duration::from_secs(u64::from(hours) * 3600 + u64::from(minutes) * 60)
+                + Duration::from_millis(u64::from(millis));
+            prop_assert_eq!(duration(&format!("{hours}h{minutes}m{millis}ms")), Ok(expected));
+        }
+
+        #[test]
+        fn no_word_makes_the_readers_panic(word in ".*") {
+            let _ = duration(&word);
+            let _ = boolean(&word);
+            let _ = word.parse::<MemberSource>();
+            let _ = word.parse::<SniCertificate>();
+        }
+    }
+
+    #[test]
+    fn member_sources_are_told_apart() {
+        let contexts = MemberSource::Contexts(vec!["a".to_owned(), "b".to_owned()]);
+        assert_eq!("contexts:a,b".parse(), Ok(contexts));
+        assert_eq!("snapshot:/tmp/c:d".parse(), Ok(MemberSource::Snapshot("/tmp/c:d".into())));
+        assert_eq!("karmada".parse(), Ok(MemberSource::Karmada));
+    }
+
+    #[rstest]
+    #[case("contexts:", "name the contexts")]
+    #[case("contexts", "name the contexts")]
+    #[case("contexts:a,,b", "empty between its commas")]
+    #[case("contexts:a,b,a", "named twice")]
+    #[case("snapshot:", "name the folder")]
+    #[case("karmada:x", "takes nothing behind it")]
+    #[case("folder:/tmp", "write karmada, contexts:A,B or snapshot:DIR")]
+    #[case("", "write karmada, contexts:A,B or snapshot:DIR")]
+    fn a_wrong_member_source_says_what_is_missing(#[case] word: &str, #[case] says: &str) {
+        let error = word.parse::<MemberSource>().unwrap_err();
+        assert!(error.contains(says), "{word:?} says {error:?}");
+    }
+
+    #[test]
+    fn a_further_certificate_names_its_files_and_hosts() {
+        let with_names: SniCertificate = "a.crt,a.key:x.example,*.example".parse().unwrap();
+        assert_eq!(with_names.names, ["x.example", "*.example"]);
+        let without: SniCertificate = "a.crt,a.key".parse().unwrap();
+        assert_eq!((without.certificate, without.key, without.names), ("a.crt".into(), "a.key".into(), vec![]));
+        assert!("a.crt".parse::<SniCertificate>().is_err());
+        assert!("a,b,c".parse::<SniCertificate>().is_err());
+    }
+}
