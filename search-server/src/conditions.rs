@@ -31,7 +31,7 @@ mod reason {
 }
 
 /// Writes conditions until cancelled.
-pub async fn report(
+pub(crate) async fn report(
     store: RegistryStore,
     cache: Arc<Cache>,
     overview: watch::Receiver<Arc<Overview>>,
@@ -87,9 +87,11 @@ fn condition(overview: &Overview, registry: &str, selected: usize, statuses: &[&
         return condition(false, reason::NO_RESOURCE, "resourceSelectors selects nothing".to_owned());
     }
     let unserved = unserved_kinds(overview, registry);
-    let lagging: Vec<&&SyncStatus> = statuses.iter().filter(|status| !status.synced && !unserved.is_of(status)).collect();
+    let lagging: Vec<&&SyncStatus> =
+        statuses.iter().filter(|status| !status.synced && !unserved.is_of(status)).collect();
     if !lagging.is_empty() {
-        let reason = if lagging.iter().any(|status| status.error.is_some()) { reason::OUT_OF_TOUCH } else { reason::SYNCING };
+        let reason =
+            if lagging.iter().any(|status| status.error.is_some()) { reason::OUT_OF_TOUCH } else { reason::SYNCING };
         return condition(false, reason, list(lagging.into_iter().map(|status| laggard(status))));
     }
     if !unserved.nowhere.is_empty() {
@@ -104,11 +106,8 @@ fn condition(overview: &Overview, registry: &str, selected: usize, statuses: &[&
 }
 
 fn laggard(status: &SyncStatus) -> String {
-    let resource = if status.group.is_empty() {
-        status.resource.clone()
-    } else {
-        format!("{}.{}", status.resource, status.group)
-    };
+    let resource =
+        if status.group.is_empty() { status.resource.clone() } else { format!("{}.{}", status.resource, status.group) };
     match &status.error {
         Some(error) => format!("{resource} in {}: {error}", status.cluster),
         None => format!("{resource} in {}: being read", status.cluster),

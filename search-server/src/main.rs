@@ -1,2 +1,10 @@
-//! Placeholder.
-fn main() {}
+//! The fleetglass program: an allocator that gives memory back, and the command line.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    search_server::run::run(search_server::args::Cli::from_process())
+}

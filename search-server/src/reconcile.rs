@@ -13,7 +13,7 @@ use kube::core::Selector;
 use tokio::sync::watch;
 
 /// Keeps the supervisor's registries in step with the store until either side is gone.
-pub async fn follow_registries(
+pub(crate) async fn follow_registries(
     mut snapshots: watch::Receiver<Arc<RegistrySnapshot>>,
     registries: watch::Sender<Arc<RegistrySet>>,
 ) {
@@ -76,7 +76,7 @@ fn conditions(selector: &types::FieldSelector) -> Result<Vec<LocationCondition>,
                 "NotIn" => false,
                 other => return Err(format!("targetCluster.fieldSelector: unknown operator {other:?}")),
             };
-            Ok(LocationCondition { field, within, values: expression.values.clone().unwrap_or_default() })
+            Ok(LocationCondition { field, within, values: expression.values.clone() })
         })
         .collect()
 }

@@ -125,6 +125,9 @@ mod tests {
         assert_eq!(CachePath::parse("apis").unwrap(), CachePath::Groups);
         let core = CachePath::Resources { group: String::new(), version: "v1".into() };
         assert_eq!(CachePath::parse("api/v1").unwrap(), core);
-        assert_eq!(CachePath::parse("openapi/v3/apis/apps/v1").unwrap(), CachePath::OpenApiV3(Some(("apps".into(), "v1".into()))));
+        assert_eq!(
+            CachePath::parse("openapi/v3/apis/apps/v1").unwrap(),
+            CachePath::OpenApiV3(Some(("apps".into(), "v1".into())))
+        );
     }
 }

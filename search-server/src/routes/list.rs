@@ -2,6 +2,7 @@
 
 use apiservice::encode::{Offer, View, negotiate};
 use apiservice::error::ApiError;
+use apiservice::layers::Compressible;
 use apiservice::table::TableMeta;
 use axum::body::Body;
 use axum::response::Response;
@@ -80,6 +81,7 @@ pub(super) fn answer(state: &SearchState, headers: &HeaderMap, asked: &Asked) ->
 fn respond(body: Body, notices: &[Notice]) -> Response {
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response.extensions_mut().insert(Compressible);
     warning::warn(response.headers_mut(), notices);
     response
 }

@@ -37,13 +37,13 @@ const MOUNT: &str = "/apis/search.karmada.io/v1alpha1/search";
 
 /// What the routes read from.
 #[derive(Debug, Clone)]
-pub struct SearchState {
+pub(crate) struct SearchState {
     /// The objects.
-    pub cache: Arc<Cache>,
+    pub(crate) cache: Arc<Cache>,
     /// What is watched, and why something is not.
-    pub overview: channel::Receiver<Arc<Overview>>,
+    pub(crate) overview: channel::Receiver<Arc<Overview>>,
     /// Cancelled when the server stops: watches end then.
-    pub stopping: CancellationToken,
+    pub(crate) stopping: CancellationToken,
 }
 
 impl SearchState {
@@ -53,7 +53,7 @@ impl SearchState {
 }
 
 /// The routes under `search`, for requests with their full path.
-pub fn router(state: SearchState) -> Router {
+pub(crate) fn router(state: SearchState) -> Router {
     Router::new().fallback(answer).with_state(state)
 }
 
@@ -100,9 +100,11 @@ fn cached(state: &SearchState, request: &Request, rest: &str) -> Result<Response
 fn check_clusters(state: &SearchState, options: &options::CacheOptions) -> Result<(), ApiError> {
     let (Some(asked), overview) = (&options.clusters, state.overview()) else { return Ok(()) };
     match asked.iter().find(|name| !overview.members.members.contains_key(*name)) {
-        Some(unknown) if overview.loaded => {
-            Err(ApiError::not_found(Subject { group: "cluster.karmada.io", resource: "clusters", name: unknown.as_str() }))
-        }
+        Some(unknown) if overview.loaded => Err(ApiError::not_found(Subject {
+            group: "cluster.karmada.io",
+            resource: "clusters",
+            name: unknown.as_str(),
+        })),
         _ => Ok(()),
     }
 }

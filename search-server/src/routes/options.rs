@@ -103,7 +103,9 @@ impl CacheOptions {
 fn check_version(list: &ListOptions) -> Result<(), ApiError> {
     match list.resource_version_match.as_deref() {
         None | Some("NotOlderThan") => Ok(()),
-        Some("Exact") => Err(refuse("resourceVersionMatch=Exact is not supported: the cache holds the newest state only")),
+        Some("Exact") => {
+            Err(refuse("resourceVersionMatch=Exact is not supported: the cache holds the newest state only"))
+        }
         Some(other) => Err(refuse(format!(
             "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"NotOlderThan\""
         ))),

@@ -24,7 +24,7 @@ pub(super) fn answer(state: &SearchState, path: &CachePath) -> Result<Response, 
             all_groups(&groups).into_iter().find(|group| group["name"] == *name).ok_or_else(ApiError::unknown_path)?
         }
         CachePath::Resources { group, version } => resource_list(&groups, group, version)?,
-        CachePath::Version => apiservice::discovery::version(),
+        CachePath::Version => return Ok(apiservice::discovery::version()),
         CachePath::OpenApiV2 => open_api_v2(&groups),
         CachePath::OpenApiV3(None) => open_api_v3_index(&groups),
         CachePath::OpenApiV3(Some((group, version))) => open_api_v3(&groups, group, version)?,
@@ -59,10 +59,7 @@ fn all_groups(groups: &Groups) -> Vec<Value> {
 }
 
 fn resources_of<'a>(groups: &'a Groups, group: &str, version: &str) -> Result<&'a [ApiResource], ApiError> {
-    groups
-        .get(&(group.to_owned(), version.to_owned()))
-        .map(Vec::as_slice)
-        .ok_or_else(ApiError::unknown_path)
+    groups.get(&(group.to_owned(), version.to_owned())).map(Vec::as_slice).ok_or_else(ApiError::unknown_path)
 }
 
 fn resource_list(groups: &Groups, group: &str, version: &str) -> Result<Value, ApiError> {

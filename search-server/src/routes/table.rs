@@ -34,9 +34,8 @@ impl Rows {
         include_object: IncludeObject,
     ) -> Self {
         let described = snapshot.parts.values().find(|part| !part.printer_columns.is_empty());
-        let custom: Vec<CustomColumn> = described
-            .map(|part| part.printer_columns.iter().map(custom_column).collect())
-            .unwrap_or_default();
+        let custom: Vec<CustomColumn> =
+            described.map(|part| part.printer_columns.iter().map(custom_column).collect()).unwrap_or_default();
         let printer = Printer::for_kind(&resource.group, kind, &custom);
         Self { columns: printer.definitions(), printer, include_object, now: Timestamp::now() }
     }

@@ -33,8 +33,7 @@ pub(super) fn answer(state: &SearchState, headers: &HeaderMap, asked: Asked) -> 
     let query = asked.query();
     let snapshot = cache.snapshot(query.clusters.as_ref());
     let notices = notices(&state.overview(), &asked.resource, &snapshot, &query);
-    let rows = wants_table(headers)
-        .then(|| Rows::new(&asked.resource, &kind, &snapshot, asked.options.include_object));
+    let rows = wants_table(headers).then(|| Rows::new(&asked.resource, &kind, &snapshot, asked.options.include_object));
     let version = asked.options.list.resource_version.clone();
     let watch = Watch::start(cache, query, &start)
         .map_err(|expired| ApiError::expired(format!("{expired}: {version}: list again and watch from the list's")))?;
