@@ -2,7 +2,7 @@
 //!
 //! In: `openapi/schemas.yaml`. Out: `/openapi/v2` and `/openapi/v3`, each with a tag that changes with its content.
 //! The two versions differ in where things stand and in how one schema refers to another; both are written from the
-//! same description of operations in [`paths`].
+//! same description of operations in `paths`.
 
 mod paths;
 

@@ -4,7 +4,7 @@
 //! included. Out: the router called with a [`Peer`] in the request's extensions. A client that is slow to shake hands,
 //! to send its first byte or a request's head, or that stops reading, is cut after a deadline of its own.
 //!
-//! [`axum::serve`] is not used because it shakes hands one connection at a time and cannot hand over the certificates.
+//! `axum::serve` is not used because it shakes hands one connection at a time and cannot hand over the certificates.
 
 use std::io;
 use std::net::SocketAddr;

@@ -179,7 +179,7 @@ struct Parts {
     published_data: Option<BTreeMap<String, String>>,
 }
 
-/// Holds the current [`Trust`] and the sources it comes from.
+/// Holds what is believed at the moment and the sources it comes from.
 #[derive(Debug)]
 pub struct TrustStore {
     current: ArcSwap<Trust>,

@@ -339,7 +339,10 @@ impl Client {
 
     pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
         match &mut self.sender {
-            Sender::Http1(sender) => sender.send_request(request).await,
+            Sender::Http1(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
             Sender::Http2(sender) => sender.send_request(request).await,
         }
     }
