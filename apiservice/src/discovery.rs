@@ -146,6 +146,11 @@ impl Discovery {
     }
 }
 
+/// What `/version` says, also for roots of API servers below other paths.
+pub fn version() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], version_document()).into_response()
+}
+
 /// `/`: the paths that are served.
 pub(crate) fn paths(health: Vec<String>) -> Response {
     let fixed = ["/apis", "/metrics", "/openapi/v2", "/openapi/v3", "/version"].map(str::to_owned);
