@@ -1,0 +1,171 @@
+//! The program under test, built once and run as users run it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::Client;
+use serde_json::json;
+
+use crate::api_server::{ApiServer, client};
+use crate::eventually;
+use crate::pki::{Authority, Pair};
+use crate::process::{Server, free_port};
+
+/// Where the control plane thinks that Fleetglass runs.
+const NAMESPACE: &str = "karmada-system";
+const SERVICE: &str = "fleetglass";
+
+/// The program, built with optimisation.
+///
+/// # Errors
+/// If it cannot be built.
+pub fn program() -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(|error| anyhow!(error))
+}
+
+fn build() -> Result<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace's folder")?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(workspace)
+        .args(["build", "--release", "--package", "search-server", "--bin", "fleetglass"])
+        .args(["--message-format", "json-render-diagnostics"])
+        .stdin(Stdio::null())
+        .output()?;
+    ensure!(output.status.success(), "building fleetglass failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let executable = messages.lines().rev().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        message["executable"].as_str().map(PathBuf::from)
+    });
+    executable.context("cargo did not say where it put fleetglass")
+}
+
+/// A running Fleetglass.
+#[derive(Debug)]
+pub struct Fleetglass {
+    /// Where it listens.
+    pub url: String,
+    /// The authority of its certificate, PEM.
+    pub authority: String,
+    folder: PathBuf,
+    arguments: Vec<String>,
+    server: Server,
+}
+
+impl Fleetglass {
+    /// Starts it below a control plane, its registries in `etcd`, and registers its APIService.
+    ///
+    /// # Errors
+    /// If it does not come up or the control plane does not reach it.
+    pub async fn join(control_plane: &ApiServer, etcd: &str, folder: &Path) -> Result<Self> {
+        let folder = folder.join("fleetglass");
+        std::fs::create_dir_all(&folder)?;
+        let authority = Authority::new("fleetglass")?;
+        let service_name = format!("{SERVICE}.{NAMESPACE}.svc");
+        let serving = authority.server(&folder, "serving", &[&service_name, "localhost", "127.0.0.1"])?;
+        let port = free_port()?;
+        let kubectl = control_plane.kubectl()?;
+        let arguments = serve_arguments(kubectl.kubeconfig(), etcd, &control_plane.name, port, &serving);
+        let started = Self::start(folder, authority.certificate, port, arguments).await?;
+        kubectl.apply(&registration(port, &started.authority)).await?;
+        let wait = ["wait", "--for=condition=Available", "apiservice/v1alpha1.search.karmada.io", "--timeout=60s"];
+        kubectl.run(&wait).await?;
+        Ok(started)
+    }
+
+    /// Starts it with these arguments.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub async fn start(folder: PathBuf, authority: String, port: u16, arguments: Vec<String>) -> Result<Self> {
+        let server = Server::start("fleetglass", &program()?, &arguments, &folder)?;
+        let url = format!("https://127.0.0.1:{port}");
+        let mut started = Self { url, authority, folder, arguments, server };
+        started.wait_until_ready().await?;
+        Ok(started)
+    }
+
+    async fn wait_until_ready(&mut self) -> Result<()> {
+        let client = client(&self.authority)?;
+        let url = format!("{}/readyz", self.url);
+        let server = &mut self.server;
+        eventually(Duration::from_secs(30), async || {
+            server.check()?;
+            let answer = client.get(&url).send().await?;
+            ensure!(answer.status().is_success(), "readyz answers {}", answer.status());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ends it at once (`kill -9`) and starts it again.
+    ///
+    /// # Errors
+    /// If it does not come up again.
+    pub async fn kill_and_restart(&mut self) -> Result<()> {
+        // Replacing it drops the old one, which is killed; the new one waits for its port.
+        let stand_in = Server::start("stand-in", Path::new("/bin/sleep"), ["60"], &self.folder)?;
+        drop(std::mem::replace(&mut self.server, stand_in));
+        self.server = Server::start("fleetglass", &program()?, &self.arguments, &self.folder)?;
+        self.wait_until_ready().await
+    }
+
+    /// An HTTP client that trusts it.
+    ///
+    /// # Errors
+    /// If the authority cannot be read.
+    pub fn client(&self) -> Result<Client> {
+        client(&self.authority)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.server.pid()
+    }
+
+    /// What it has logged.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn log(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.server.log())?)
+    }
+}
+
+fn serve_arguments(kubeconfig: &Path, etcd: &str, prefix: &str, port: u16, serving: &Pair) -> Vec<String> {
+    let kubeconfig = kubeconfig.display();
+    vec![
+        "serve".to_owned(),
+        format!("--kubeconfig={kubeconfig}"),
+        format!("--authentication-kubeconfig={kubeconfig}"),
+        format!("--authorization-kubeconfig={kubeconfig}"),
+        format!("--etcd-servers={etcd}"),
+        format!("--etcd-prefix=/{prefix}"),
+        "--bind-address=127.0.0.1".to_owned(),
+        format!("--secure-port={port}"),
+        format!("--tls-cert-file={}", serving.certificate.display()),
+        format!("--tls-private-key-file={}", serving.key.display()),
+    ]
+}
+
+/// The Service that leads to loopback, and the APIService that leads to the Service.
+fn registration(port: u16, authority: &str) -> String {
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": [
+        { "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } },
+        { "apiVersion": "v1", "kind": "Service", "metadata": { "name": SERVICE, "namespace": NAMESPACE },
+          "spec": { "type": "ExternalName", "externalName": "localhost", "ports": [{ "port": port }] } },
+        { "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+          "metadata": { "name": "v1alpha1.search.karmada.io" },
+          "spec": { "group": "search.karmada.io", "version": "v1alpha1", "groupPriorityMinimum": 2000,
+            "versionPriority": 10, "caBundle": STANDARD.encode(authority),
+            "service": { "namespace": NAMESPACE, "name": SERVICE, "port": port } } },
+    ] });
+    list.to_string()
+}
