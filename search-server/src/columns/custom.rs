@@ -116,7 +116,7 @@ fn name<'a>(text: &'a str, translated: &mut String, in_filter: bool) -> &'a str 
         return behind;
     }
     let ends = |character: char| match character {
-        '.' | '[' => true,
+        '.' | '[' | ']' => true,
         _ => in_filter && (character.is_whitespace() || "=!<>&|)".contains(character)),
     };
     let mut name = String::new();
@@ -147,7 +147,6 @@ fn closing(text: &str) -> Option<usize> {
     for (at, character) in text.char_indices() {
         match (quote, character) {
             (Some(open), _) if open == character => quote = None,
-            (Some(_), _) => {}
             (None, '\'' | '"') => quote = Some(character),
             (None, '[') => depth += 1,
             (None, ']') if depth == 1 => return Some(at),
