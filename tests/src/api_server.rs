@@ -9,10 +9,9 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::{Certificate, Client};
 use serde_json::json;
 
-use crate::eventually;
 use crate::kubectl::Kubectl;
 use crate::parts::{Part, find};
-use crate::pki::{Authority, Pair, write_key};
+use crate::pki::{Authority, Pair, write_keys};
 use crate::process::{Server, free_port};
 
 /// Token of a member of `system:masters` on every API server of the testbed.
@@ -72,14 +71,12 @@ impl ApiServer {
     async fn wait_until_ready(&mut self) -> Result<()> {
         let client = client(&self.authority)?;
         let url = format!("{}/readyz", self.url);
-        let server = &mut self.server;
-        eventually(Duration::from_secs(60), async || {
-            server.check()?;
+        let check = async || {
             let answer = client.get(&url).bearer_auth(ADMIN_TOKEN).send().await?;
             ensure!(answer.status().is_success(), "readyz answers {}", answer.status());
             Ok(())
-        })
-        .await
+        };
+        self.server.until(Duration::from_secs(60), check).await
     }
 
     /// Ends it at once, as a power cut would.
@@ -184,7 +181,7 @@ fn arguments(
     let client_ca = authority.write(&folder.join("ca.crt"))?;
     let proxy_ca = proxy_authority.write(&folder.join("front-proxy-ca.crt"))?;
     let proxy = proxy_authority.client(folder, "front-proxy-client", &[])?;
-    let account_key = write_key(&folder.join("service-account.key"))?;
+    let (account_key, account_public_key) = write_keys(folder, "service-account")?;
     let tokens = folder.join("tokens.csv");
     std::fs::write(&tokens, format!("{ADMIN_TOKEN},admin,1,system:masters\n{NOBODY_TOKEN},nobody,2\n"))?;
     let file = |flag: &str, path: &Path| format!("--{flag}={}", path.display());
@@ -202,7 +199,7 @@ fn arguments(
         file("client-ca-file", &client_ca),
         file("token-auth-file", &tokens),
         "--authorization-mode=RBAC".to_owned(),
-        file("service-account-key-file", &account_key),
+        file("service-account-key-file", &account_public_key),
         file("service-account-signing-key-file", &account_key),
         "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
         file("requestheader-client-ca-file", &proxy_ca),

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::eventually;
 use crate::parts::{Part, find};
 use crate::process::{Server, free_port};
 
@@ -42,13 +41,12 @@ impl Etcd {
         ];
         let mut server = Server::start("etcd", &find(Part::Etcd)?, arguments, folder)?;
         let health = format!("{url}/health");
-        eventually(Duration::from_secs(30), async || {
-            server.check()?;
+        let check = async || {
             let answer = reqwest::get(&health).await?;
             ensure!(answer.status().is_success(), "etcd answers {}", answer.status());
             Ok(())
-        })
-        .await?;
+        };
+        server.until(Duration::from_secs(30), check).await?;
         Ok(Self { url, server })
     }
 

@@ -12,7 +12,6 @@ use reqwest::Client;
 use serde_json::json;
 
 use crate::api_server::{ApiServer, client};
-use crate::eventually;
 use crate::pki::{Authority, Pair};
 use crate::process::{Server, free_port};
 
@@ -95,14 +94,12 @@ impl Fleetglass {
     async fn wait_until_ready(&mut self) -> Result<()> {
         let client = client(&self.authority)?;
         let url = format!("{}/readyz", self.url);
-        let server = &mut self.server;
-        eventually(Duration::from_secs(30), async || {
-            server.check()?;
+        let check = async || {
             let answer = client.get(&url).send().await?;
             ensure!(answer.status().is_success(), "readyz answers {}", answer.status());
             Ok(())
-        })
-        .await
+        };
+        self.server.until(Duration::from_secs(30), check).await
     }
 
     /// Ends it at once (`kill -9`) and starts it again.

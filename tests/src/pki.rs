@@ -83,11 +83,14 @@ impl Authority {
     }
 }
 
-/// Writes a new key, e.g. for signing the tokens of service accounts.
+/// Writes a new pair of keys, e.g. for signing the tokens of service accounts and checking them: `NAME.key`, `NAME.pub`.
 ///
 /// # Errors
-/// If the file cannot be written.
-pub fn write_key(path: &Path) -> Result<PathBuf> {
-    std::fs::write(path, KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?.serialize_pem())?;
-    Ok(path.to_path_buf())
+/// If a file cannot be written.
+pub fn write_keys(folder: &Path, name: &str) -> Result<(PathBuf, PathBuf)> {
+    let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let (private, public) = (folder.join(format!("{name}.key")), folder.join(format!("{name}.pub")));
+    std::fs::write(&private, pair.serialize_pem())?;
+    std::fs::write(&public, pair.public_key_pem())?;
+    Ok((private, public))
 }

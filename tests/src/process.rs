@@ -5,8 +5,9 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// A running server.
 #[derive(Debug)]
@@ -77,6 +78,24 @@ impl Server {
             bail!("{} ended with {status}:\n{tail}", self.name);
         }
         Ok(())
+    }
+
+    /// Repeats a check until it passes; fails when the time is over, and at once if the server has ended.
+    ///
+    /// # Errors
+    /// The check's last error, or the end of the server's log.
+    pub async fn until<T>(&mut self, within: Duration, mut check: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+        let begun = Instant::now();
+        loop {
+            match check().await {
+                Ok(value) => return Ok(value),
+                Err(error) => {
+                    self.check()?;
+                    ensure!(begun.elapsed() < within, "{} not within {within:?}: {error:#}", self.name);
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
     }
 
     /// Asks it to stop and waits until it has.
