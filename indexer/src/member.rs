@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 use kube::Config;
 
@@ -66,6 +67,8 @@ pub enum MemberAccess {
 pub struct ApiAccess {
     /// Endpoint, trust and credentials, ready for a client.
     pub config: Config,
+    /// Sent to the proxy that `config` names, and to nobody else.
+    pub proxy_headers: Vec<(HeaderName, HeaderValue)>,
     /// Changes whenever endpoint, trust or credentials do, so that readers know when to reconnect.
     pub fingerprint: u64,
 }

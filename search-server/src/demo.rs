@@ -86,7 +86,7 @@ fn write_manifests(folder: &Path) -> Result<PathBuf> {
             }
         }
     }
-    Ok(clusters)
+    Ok(folder.join("clusters"))
 }
 
 /// Creates the demo's registry as a client would, so that it is checked and complete.

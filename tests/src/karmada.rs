@@ -43,7 +43,9 @@ impl ControlPlane {
     /// If it refuses.
     pub async fn install(kubectl: Kubectl) -> Result<Self> {
         kubectl.apply(&cluster_definition().to_string()).await?;
-        kubectl.run(&["wait", "--for=condition=Established", "crd/clusters.cluster.karmada.io", "--timeout=30s"]).await?;
+        kubectl
+            .run(&["wait", "--for=condition=Established", "crd/clusters.cluster.karmada.io", "--timeout=30s"])
+            .await?;
         let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
         kubectl.apply(&namespace.to_string()).await?;
         Ok(Self { kubectl })

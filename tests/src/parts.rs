@@ -121,7 +121,8 @@ fn is_recent(kubectl: &Path) -> bool {
 
 fn build(part: Part, folder: &Path) -> Result<PathBuf> {
     let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("parts").join(part.module());
-    let (target, unfinished) = (folder.join(part.name()), folder.join(format!("{}.{}", part.name(), std::process::id())));
+    let (target, unfinished) =
+        (folder.join(part.name()), folder.join(format!("{}.{}", part.name(), std::process::id())));
     let mut command = Command::new("go");
     command
         .current_dir(&module)

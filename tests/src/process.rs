@@ -134,7 +134,8 @@ mod tests {
     #[test]
     fn a_server_that_ends_is_reported_with_its_last_words() {
         let folder = tempfile::tempdir().unwrap();
-        let mut server = Server::start("liar", Path::new("/bin/sh"), ["-c", "echo no port left; exit 3"], folder.path()).unwrap();
+        let mut server =
+            Server::start("liar", Path::new("/bin/sh"), ["-c", "echo no port left; exit 3"], folder.path()).unwrap();
         server.child.wait().unwrap();
         let error = server.check().unwrap_err().to_string();
         assert!(error.contains("no port left"), "{error}");

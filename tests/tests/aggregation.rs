@@ -73,7 +73,9 @@ fn namespaces_names_and_clusters_narrow_the_list() -> Result<()> {
         assert_eq!(origins(&in_namespace), ["member1/app-001", "member1/app-003"]);
         let named = list(stage, "/apis/apps/v1/namespaces/team-000/deployments/app-002").await?;
         assert_eq!(origins(&named), ["member1/app-002", "member2/app-002"]);
-        for nothing in ["/apis/apps/v1/namespaces/none/deployments", "/apis/apps/v1/namespaces/team-000/deployments/nope"] {
+        for nothing in
+            ["/apis/apps/v1/namespaces/none/deployments", "/apis/apps/v1/namespaces/team-000/deployments/nope"]
+        {
             let empty = list(stage, nothing).await?;
             assert_eq!((&empty["kind"], &empty["items"]), (&json!("DeploymentList"), &json!([])));
         }
@@ -136,9 +138,16 @@ fn what_cannot_be_answered_is_refused_in_known_words() -> Result<()> {
         let (code, status) = refused("/apis/apps/v1/namespaces/team-000/deployments/app-000/status").await?;
         assert_eq!(code, 500);
         let words = "invalid request parts([deployments app-000 status]) for k8s native request URL";
-        assert_eq!(status, json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": words, "code": 500 }));
+        assert_eq!(
+            status,
+            json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": words, "code": 500 })
+        );
         let (code, empty) = refused("/api/v1/secrets").await?;
-        assert_eq!((code, &empty["kind"], &empty["items"]), (200, &json!("SecretList"), &json!([])), "known, not registered");
+        assert_eq!(
+            (code, &empty["kind"], &empty["items"]),
+            (200, &json!("SecretList"), &json!([])),
+            "known, not registered"
+        );
         assert_eq!(refused("/apis/apps/v1/deployments?cluster=nowhere").await?.0, 404);
         Ok(())
     })
@@ -204,7 +213,10 @@ fn a_watch_through_the_aggregator_shows_changes_of_any_member() -> Result<()> {
         registered(stage).await?;
         let version = list(stage, "/api/v1/configmaps").await?["metadata"]["resourceVersion"].clone();
         let version = version.as_str().context("no version")?.to_owned();
-        let url = format!("{}{CACHE}/api/v1/configmaps?watch=true&resourceVersion={version}&timeoutSeconds=30", stage.control_plane.url);
+        let url = format!(
+            "{}{CACHE}/api/v1/configmaps?watch=true&resourceVersion={version}&timeoutSeconds=30",
+            stage.control_plane.url
+        );
         let mut answer = stage.control_plane.client()?.get(url).bearer_auth(ADMIN_TOKEN).send().await?;
         let member = stage.members[1].kubectl()?;
         member.run(&["create", "configmap", "watched", "--from-literal=a=b"]).await?;
@@ -245,9 +257,13 @@ fn a_kind_that_exists_in_one_member_only_is_read_with_its_own_columns() -> Resul
             Ok(())
         })
         .await?;
-        let ready = kubectl.run(&["get", "resourceregistry", "widgets", "-o", "jsonpath={.status.conditions[0].message}"]).await?;
-        ensure!(ready.contains("Widget") || ready.contains("widgets"), "{ready}");
-        Ok(())
+        eventually(Duration::from_secs(10), async || {
+            let path = "jsonpath={.status.conditions[0].status} {.status.conditions[0].message}";
+            let ready = kubectl.run(&["get", "resourceregistry", "widgets", "-o", path]).await?;
+            ensure!(ready.starts_with("True") && ready.contains("not served by all: example.io/v1 Widget"), "{ready}");
+            Ok(())
+        })
+        .await
     })
 }
 
@@ -255,7 +271,9 @@ fn a_kind_that_exists_in_one_member_only_is_read_with_its_own_columns() -> Resul
 fn the_aggregation_layer_finds_nothing_wrong_with_us() -> Result<()> {
     on_stage(async |stage| {
         let kubectl = stage.kubectl()?;
-        let available = kubectl.run(&["get", "apiservice", "v1alpha1.search.karmada.io", "-o", "jsonpath={.status.conditions[0].status}"]).await?;
+        let available = kubectl
+            .run(&["get", "apiservice", "v1alpha1.search.karmada.io", "-o", "jsonpath={.status.conditions[0].status}"])
+            .await?;
         assert_eq!(available, "True");
         let resources = kubectl.run(&["api-resources", "--api-group=search.karmada.io", "-o", "name"]).await?;
         assert_eq!(resources.trim(), "resourceregistries.search.karmada.io\nsearch.search.karmada.io");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::{ConnectionError, MemberConnection};
 use crate::resource::{ApiResource, GroupVersionResource};
@@ -70,7 +70,9 @@ impl Discovery {
     /// extension server that is down for a moment must not end the watches of its kinds.
     #[must_use]
     pub fn completed_by(mut self, earlier: &Self) -> Self {
-        let kept = earlier.resources.iter().filter(|resource| self.incomplete.contains(&resource.gvr.api_version()));
+        let kept = earlier.resources.iter().filter(|resource| {
+            self.incomplete.contains(&resource.gvr.api_version()) && !self.resources.contains(resource)
+        });
         let kept: Vec<ApiResource> = kept.cloned().collect();
         self.resources.extend(kept);
         self
@@ -90,6 +92,11 @@ impl Discovery {
     }
 }
 
+/// Go's encoders write an empty list as null.
+fn or_empty<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
 struct Described {
     name: String,
     kind: String,
@@ -101,11 +108,11 @@ struct Described {
 struct Document {
     #[serde(default)]
     kind: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     items: Vec<AggregatedGroup>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     versions: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     groups: Vec<LegacyGroup>,
 }
 
@@ -113,7 +120,7 @@ struct Document {
 struct AggregatedGroup {
     #[serde(default)]
     metadata: GroupMetadata,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     versions: Vec<AggregatedVersion>,
 }
 
@@ -126,7 +133,7 @@ struct GroupMetadata {
 #[derive(Deserialize)]
 struct AggregatedVersion {
     version: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     resources: Vec<AggregatedResource>,
     #[serde(default)]
     freshness: String,
@@ -136,11 +143,11 @@ struct AggregatedVersion {
 #[serde(rename_all = "camelCase")]
 struct AggregatedResource {
     resource: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     response_kind: ResponseKind,
     #[serde(default)]
     scope: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     verbs: Vec<String>,
 }
 
@@ -153,7 +160,7 @@ struct ResponseKind {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct LegacyGroup {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     versions: Vec<LegacyVersion>,
     #[serde(default)]
     preferred_version: Option<LegacyVersion>,
@@ -167,7 +174,7 @@ struct LegacyVersion {
 
 #[derive(Deserialize)]
 struct LegacyResources {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     resources: Vec<LegacyResource>,
 }
 
@@ -176,7 +183,7 @@ struct LegacyResource {
     name: String,
     kind: String,
     namespaced: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     verbs: Vec<String>,
 }
 
@@ -186,7 +193,7 @@ impl Discovery {
             for version in group.versions {
                 let name = &group.metadata.name;
                 if version.freshness == "Stale" {
-                    self.incomplete.push(format!("{name}/{}", version.version));
+                    self.incomplete.push(GroupVersionResource::new(name, &version.version, "").api_version());
                 }
                 for resource in version.resources {
                     let described = Described {
@@ -269,7 +276,7 @@ struct Definition {
 
 #[derive(Deserialize)]
 struct DefinitionSpec {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     versions: Vec<DefinitionVersion>,
 }
 
@@ -339,9 +346,20 @@ mod tests {
         };
         let earlier = Discovery::new(vec![resource("a.io"), resource("b.io")]);
         let now = Discovery { resources: Vec::new(), incomplete: vec!["a.io/v1".into()] };
-        let completed = now.completed_by(&earlier);
+        let completed = now.clone().completed_by(&earlier);
+        assert_eq!(now.completed_by(&completed).all().count(), 1, "again and again adds nothing");
         assert!(completed.find_kind("a.io/v1", "Thing").is_some());
         assert!(completed.find_kind("b.io/v1", "Thing").is_none(), "what is gone is gone");
+    }
+
+    #[test]
+    fn null_is_an_empty_list() {
+        let text = r#"{"kind":"APIGroupDiscoveryList","items":[{"metadata":{"name":"m.io"},"versions":[{"version":"v1","resources":[
+            {"resource":"things","scope":"Namespaced","responseKind":null,"verbs":null}]},{"version":"v2","resources":null}]}]}"#;
+        let mut discovery = Discovery::default();
+        discovery.add_aggregated(serde_json::from_str::<Document>(text).unwrap().items);
+        assert!(!discovery.all().next().unwrap().watchable);
+        assert!(serde_json::from_str::<LegacyResources>(r#"{"resources":null}"#).unwrap().resources.is_empty());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use http::{Request, Response, header};
 use http_body_util::BodyExt;
 use kube::Client;
 use kube::client::Body;
-use parking_lot::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 use tokio::time::timeout;
 
 pub use discovery::{Discovery, PrinterColumn};
@@ -27,11 +27,14 @@ pub use watch::WatchStream;
 
 use crate::member::ApiAccess;
 use pace::Pace;
+use transport::Compression;
 
 /// Watches on one connection; servers allow a hundred streams or more.
 const WATCHES_PER_CONNECTION: usize = 80;
 /// How long an answer may take to begin.
 const HEAD: Duration = Duration::from_secs(30);
+/// How long a new connection for watches may take.
+const WARM_UP: Duration = Duration::from_secs(10);
 /// How long an answer's body may pause.
 const STALL: Duration = Duration::from_secs(30);
 /// Largest answer that is taken in one piece.
@@ -54,7 +57,7 @@ pub struct MemberConnection(Arc<Inner>);
 
 struct Inner {
     access: Arc<ApiAccess>,
-    requests: Client,
+    requests: OnceCell<Client>,
     shards: Mutex<Vec<Shard>>,
     pace: Pace,
 }
@@ -75,14 +78,14 @@ struct Shard {
 pub(super) struct Lease(#[expect(dead_code, reason = "held for its reference count")] Arc<()>);
 
 impl MemberConnection {
-    /// Prepares the clients; connects when first asked. Must be called within a Tokio runtime.
-    ///
-    /// # Errors
-    /// Settings that cannot be used, e.g. a client certificate that is no PEM.
-    pub fn open(access: &Arc<ApiAccess>, limits: ConnectionLimits) -> Result<Self, ConnectionError> {
-        let requests = transport::client(&access.config, transport::Compression::ForRemote)?;
-        let pace = Pace::new(limits);
-        Ok(Self(Arc::new(Inner { access: Arc::clone(access), requests, shards: Mutex::default(), pace })))
+    /// Prepares a connection; everything is done when first asked, so that nothing waits here.
+    pub fn open(access: &Arc<ApiAccess>, limits: ConnectionLimits) -> Self {
+        Self(Arc::new(Inner {
+            access: Arc::clone(access),
+            requests: OnceCell::new(),
+            shards: Mutex::default(),
+            pace: Pace::new(limits),
+        }))
     }
 
     /// Asks for something and takes the whole answer.
@@ -91,7 +94,8 @@ impl MemberConnection {
     /// Whatever is not a 2xx answer that arrived whole and in time.
     pub async fn get(&self, path_and_query: &str, accept: &str) -> Result<Bytes, ConnectionError> {
         self.0.pace.wait().await;
-        let response = send(&self.0.requests, path_and_query, accept, None).await?;
+        let client = self.0.requests.get_or_try_init(|| self.client(Compression::ForRemote)).await?;
+        let response = send(client, path_and_query, accept, None).await?;
         read_whole(response.into_body(), ANSWER_BYTES).await
     }
 
@@ -101,19 +105,35 @@ impl MemberConnection {
     /// Whatever is not a 2xx answer that began in time.
     pub async fn watch(&self, path_and_query: &str, idle: Duration) -> Result<WatchStream, ConnectionError> {
         self.0.pace.wait().await;
-        let (client, lease) = self.lease()?;
+        let (client, lease) = self.lease().await?;
         let response = send(&client, path_and_query, "application/json", Some("identity")).await?;
         Ok(WatchStream::new(response.into_body(), idle, lease))
     }
 
-    fn lease(&self) -> Result<(Client, Lease), ConnectionError> {
-        let mut shards = self.0.shards.lock();
+    /// A client of its own. Credential plugins may run for it, so it is made where blocking does no harm.
+    async fn client(&self, compression: Compression) -> Result<Client, ConnectionError> {
+        let access = Arc::clone(&self.0.access);
+        tokio::task::spawn_blocking(move || transport::client(&access, compression))
+            .await
+            .map_err(|error| ConnectionError::Settings(error.to_string()))?
+    }
+
+    /// A place on a connection that has one. A new connection is made by one watch alone while the others wait: asked by
+    /// many at once, a client opens many connections before it sees that one would do.
+    async fn lease(&self) -> Result<(Client, Lease), ConnectionError> {
+        let mut shards = self.0.shards.lock().await;
         // One reference is the shard's own.
         let free = shards.iter().find(|shard| Arc::strong_count(&shard.leases) <= WATCHES_PER_CONNECTION);
         if let Some(shard) = free {
             return Ok((shard.client.clone(), Lease(Arc::clone(&shard.leases))));
         }
-        let client = transport::client(&self.0.access.config, transport::Compression::Never)?;
+        let client = self.client(Compression::Never).await?;
+        match timeout(WARM_UP, send(&client, "/version", "application/json", None)).await {
+            // Whatever it says, it is connected.
+            Ok(Ok(_) | Err(ConnectionError::Status { .. })) => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(ConnectionError::Timeout { what: "a connection for watches", after: WARM_UP }),
+        }
         let leases = Arc::new(());
         let lease = Lease(Arc::clone(&leases));
         shards.push(Shard { client: client.clone(), leases });

@@ -5,18 +5,21 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use http::Uri;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, HeaderValue, Uri};
 use hyper::rt::{Read, Write};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
 use hyper_util::client::legacy::connect::{Connection, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use kube::client::{Body, ConfigExt};
+use kube::client::{AuthError, Body, ConfigExt};
 use kube::{Client, Config};
 use tower::{BoxError, Service, ServiceBuilder};
 use tower_http::decompression::DecompressionLayer;
 
 use super::ConnectionError;
+use crate::member::ApiAccess;
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// Pings that notice a connection whose other end is gone without a word.
@@ -36,24 +39,62 @@ pub(super) enum Compression {
 }
 
 /// A client for the cluster that `config` describes.
-pub(super) fn client(config: &Config, compression: Compression) -> Result<Client, ConnectionError> {
+pub(super) fn client(access: &ApiAccess, compression: Compression) -> Result<Client, ConnectionError> {
+    let config = &access.config;
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_nodelay(true);
     http.set_connect_timeout(Some(CONNECT));
     match config.proxy_url.as_ref().map(|proxy| (proxy, proxy.scheme_str())) {
         None => over(http, config, compression),
-        Some((proxy, Some("socks5"))) => over(SocksV5::new(proxy.clone(), http), config, compression),
-        Some((proxy, Some("http"))) => over(Tunnel::new(proxy.clone(), http), config, compression),
+        Some((proxy, Some("socks5"))) => {
+            let socks = SocksV5::new(proxy.clone(), http);
+            let socks = match login(proxy) {
+                Some((user, password)) => socks.with_auth(user, password),
+                None => socks,
+            };
+            over(socks, config, compression)
+        }
+        Some((proxy, Some("http"))) => over(tunnel(proxy, http, access), config, compression),
         Some((proxy, Some("https"))) => {
             let secure = config.rustls_https_connector_with_connector(http).map_err(settings)?;
-            over(Tunnel::new(proxy.clone(), secure), config, compression)
+            over(tunnel(proxy, secure, access), config, compression)
         }
         Some((_, scheme)) => Err(ConnectionError::Settings(format!(
             "a proxy with scheme {:?}: use http, https or socks5",
             scheme.unwrap_or_default()
         ))),
     }
+}
+
+fn tunnel<C>(proxy: &Uri, connector: C, access: &ApiAccess) -> Tunnel<C> {
+    let headers: HeaderMap = access.proxy_headers.iter().cloned().collect();
+    let tunnel = Tunnel::new(proxy.clone(), connector).with_headers(headers);
+    let basic = login(proxy).map(|(user, password)| format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))));
+    match basic.and_then(|basic| HeaderValue::try_from(basic).ok()) {
+        Some(basic) => tunnel.with_auth(basic),
+        None => tunnel,
+    }
+}
+
+/// User and password of a proxy's URL.
+fn login(proxy: &Uri) -> Option<(String, String)> {
+    let (login, _) = proxy.authority()?.as_str().rsplit_once('@')?;
+    let (user, password) = login.split_once(':').unwrap_or((login, ""));
+    let plain = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+    Some((plain(user), plain(password)))
+}
+
+/// What a credential plugin printed and was called with may be secret; only how it ended is told.
+fn credentials_error(error: &kube::Error) -> ConnectionError {
+    ConnectionError::Settings(match error {
+        kube::Error::Auth(AuthError::AuthExecRun { out, .. }) => {
+            format!("the credential plugin ended with {}", out.status)
+        }
+        kube::Error::Auth(AuthError::AuthExecStart(error)) => format!("the credential plugin cannot be run: {error}"),
+        kube::Error::Auth(_) => "the credentials cannot be used".to_owned(),
+        other => other.to_string(),
+    })
 }
 
 fn settings(error: impl std::fmt::Display) -> ConnectionError {
@@ -87,7 +128,7 @@ where
             .http2_keep_alive_timeout(PING_ANSWER)
             .http2_keep_alive_while_idle(true)
             .build(https);
-    let credentials = config.auth_layer().map_err(settings)?;
+    let credentials = config.auth_layer().map_err(|error| credentials_error(&error))?;
     let headers = config.extra_headers_layer().map_err(settings)?;
     let layers = ServiceBuilder::new().layer(config.base_uri_layer()).option_layer(credentials).layer(headers);
     let namespace = config.default_namespace.clone();

@@ -27,6 +27,7 @@ use crate::connection::{ConnectionError, MemberConnection};
 use crate::plan::{Scope, WatchKey, WatchTarget};
 use crate::raw::{ObjectError, ObjectReader};
 use crate::resource::ApiResource;
+use crate::source::builtin::is_built_in_group;
 
 use pace::Backoff;
 
@@ -182,7 +183,7 @@ impl Reflector {
     }
 
     async fn read_printer_columns(&self) {
-        if is_built_in(&self.served.gvr.group) {
+        if is_built_in_group(&self.served.gvr.group) {
             return;
         }
         match self.connection.printer_columns(&self.served).await {
@@ -201,9 +202,4 @@ impl Reflector {
     fn note_refused_object(&self, error: &ObjectError) {
         warn!(cluster = %self.key.cluster, resource = %self.key.resource, %error, "an object was left out");
     }
-}
-
-/// Whether a group comes with Kubernetes, so that no CustomResourceDefinition describes it.
-fn is_built_in(group: &str) -> bool {
-    !group.contains('.') || group.ends_with(".k8s.io")
 }

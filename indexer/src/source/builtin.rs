@@ -92,6 +92,11 @@ pub fn built_in_resource(resource: &GroupVersionResource) -> Option<ApiResource>
         .map(|row| describe(row, &resource.version))
 }
 
+/// Whether a group comes with Kubernetes, so that no CustomResourceDefinition describes its kinds.
+pub fn is_built_in_group(group: &str) -> bool {
+    KINDS.iter().any(|row| row.0 == group)
+}
+
 /// The built-in resource of this kind, whatever the version.
 pub fn built_in_kind(group: &str, version: &str, kind: &str) -> Option<ApiResource> {
     KINDS.iter().find(|row| row.0 == group && row.3 == kind).map(|row| describe(row, version))

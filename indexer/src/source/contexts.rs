@@ -78,7 +78,7 @@ async fn members(kubeconfig: &Kubeconfig, names: &[String]) -> MemberSet {
     for name in names {
         let options = KubeConfigOptions { context: Some(name.clone()), ..KubeConfigOptions::default() };
         let access = match Config::from_custom_kubeconfig(kubeconfig.clone(), &options).await {
-            Ok(config) => MemberAccess::Api(access(config)),
+            Ok(config) => MemberAccess::Api(access(config, Vec::new())),
             Err(error) => MemberAccess::Unusable(format!("context {name}: {error}")),
         };
         let member = Member {

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt;
 use http::{HeaderName, HeaderValue, Uri};
@@ -24,8 +23,8 @@ use tracing::{debug, warn};
 use super::{MemberSet, access};
 use crate::member::{Location, Member, MemberAccess, MemberHealth};
 
-/// Changes that come in a row are published once.
-const SETTLE: Duration = Duration::from_millis(20);
+/// Most changes of Clusters taken in at one time.
+const CHUNK: usize = 1000;
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -100,6 +99,8 @@ enum SecretChange {
     Set(SecretReference, Option<Credentials>),
     /// The namespace was listed whole: only these are there.
     Listed(String, BTreeMap<String, Credentials>),
+    /// The namespace cannot be read, and why.
+    Failed(String, String),
 }
 
 struct KarmadaSource {
@@ -116,6 +117,7 @@ struct KarmadaSource {
 
 struct SecretWatch {
     listed: bool,
+    failure: Option<String>,
     _stop: DropGuard,
 }
 
@@ -124,32 +126,41 @@ impl KarmadaSource {
         let kind = kube::core::GroupVersionKind::gvk("cluster.karmada.io", "v1alpha1", "Cluster");
         let resource = KubeResource::from_gvk_with_plural(&kind, "clusters");
         let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
-        let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+        // Changes that have arrived together are published once.
+        let mut events = watcher(api, watcher::Config::default()).default_backoff().ready_chunks(CHUNK).boxed();
         let mut failing = false;
         loop {
             tokio::select! {
-                event = events.next() => match event {
-                    Some(Ok(event)) => {
-                        failing = false;
-                        self.apply(event);
-                    }
-                    Some(Err(error)) => {
-                        if !failing {
-                            warn!(%error, "the control plane's Clusters cannot be read, retrying");
-                        }
-                        failing = true;
-                        continue;
-                    }
+                chunk = events.next() => match chunk {
+                    Some(chunk) => self.take(chunk, &mut failing),
                     None => return,
                 },
                 Some(change) = changed_secrets.recv() => self.apply_secret(change),
             }
-            tokio::time::sleep(SETTLE).await;
             while let Ok(change) = changed_secrets.try_recv() {
                 self.apply_secret(change);
             }
             self.follow_secrets();
             self.publish();
+        }
+    }
+
+    fn take(&mut self, chunk: Vec<Result<watcher::Event<DynamicObject>, watcher::Error>>, failing: &mut bool) {
+        for event in chunk {
+            match event {
+                Ok(event) => {
+                    // A new attempt begins before it is known to succeed.
+                    if !matches!(event, watcher::Event::Init) {
+                        *failing = false;
+                    }
+                    self.apply(event);
+                }
+                Err(error) => {
+                    if !std::mem::replace(failing, true) {
+                        warn!(%error, "the control plane's Clusters cannot be read, retrying");
+                    }
+                }
+            }
         }
     }
 
@@ -174,9 +185,15 @@ impl KarmadaSource {
                 self.secrets.retain(|reference, _| reference.namespace != namespace);
                 if let Some(watch) = self.namespaces.get_mut(&namespace) {
                     watch.listed = true;
+                    watch.failure = None;
                 }
                 let reference = |name| SecretReference { namespace: namespace.clone(), name };
                 self.secrets.extend(secrets.into_iter().map(|(name, secret)| (reference(name), secret)));
+            }
+            SecretChange::Failed(namespace, error) => {
+                if let Some(watch) = self.namespaces.get_mut(&namespace) {
+                    watch.failure = Some(error);
+                }
             }
         }
     }
@@ -188,6 +205,7 @@ impl KarmadaSource {
             .values()
             .filter_map(|cluster| spec(cluster).ok()?.secret_ref)
             .map(|reference| reference.namespace)
+            .filter(|namespace| !namespace.is_empty())
             .collect();
         self.namespaces.retain(|namespace, _| named.contains(namespace));
         for namespace in named {
@@ -195,14 +213,15 @@ impl KarmadaSource {
                 let cancelled = CancellationToken::new();
                 let watch = watch_secrets(self.client.clone(), namespace, self.secret_changes.clone());
                 tokio::spawn(cancelled.clone().run_until_cancelled_owned(watch));
-                SecretWatch { listed: false, _stop: cancelled.drop_guard() }
+                SecretWatch { listed: false, failure: None, _stop: cancelled.drop_guard() }
             });
         }
     }
 
     fn publish(&self) {
         // Until a namespace's Secrets are listed, "not found" would be a guess.
-        let is_loaded = self.loaded && self.namespaces.values().all(|watch| watch.listed);
+        let is_known = |watch: &SecretWatch| watch.listed || watch.failure.is_some();
+        let is_loaded = self.loaded && self.namespaces.values().all(is_known);
         if !is_loaded && !self.members.borrow().loaded {
             return;
         }
@@ -238,16 +257,20 @@ impl KarmadaSource {
             return Err("the Cluster has no spec.apiEndpoint".to_owned());
         }
         let reference = spec.secret_ref.as_ref().ok_or("the Cluster has no spec.secretRef")?;
-        let secret = self
-            .secrets
-            .get(reference)
-            .ok_or_else(|| format!("Secret {}/{} not found", reference.namespace, reference.name))?;
-        connection_settings(spec, reference, secret).map(|config| MemberAccess::Api(access(config)))
+        let failure = self.namespaces.get(&reference.namespace).and_then(|watch| watch.failure.as_deref());
+        let secret = self.secrets.get(reference).ok_or_else(|| {
+            let why = failure.unwrap_or("not found");
+            format!("Secret {}/{}: {why}", reference.namespace, reference.name)
+        })?;
+        let config = connection_settings(spec, reference, secret)?;
+        let proxy_headers = if spec.proxy_url.is_empty() { Vec::new() } else { proxy_headers(spec)? };
+        Ok(MemberAccess::Api(access(config, proxy_headers)))
     }
 }
 
 fn connection_settings(spec: &ClusterSpec, at: &SecretReference, secret: &Credentials) -> Result<Config, String> {
-    let uri = |text: &str, field: &str| text.parse::<Uri>().map_err(|error| format!("spec.{field} {text:?}: {error}"));
+    // The text is not quoted: a proxy's URL may hold a password.
+    let uri = |text: &str, field: &str| text.parse::<Uri>().map_err(|error| format!("spec.{field} is no URL: {error}"));
     let token = str::from_utf8(&secret.token).map(str::trim).unwrap_or_default();
     if token.is_empty() {
         return Err(format!("Secret {}/{} has no token", at.namespace, at.name));
@@ -264,12 +287,16 @@ fn connection_settings(spec: &ClusterSpec, at: &SecretReference, secret: &Creden
     if !spec.proxy_url.is_empty() {
         config.proxy_url = Some(uri(&spec.proxy_url, "proxyURL")?);
     }
-    for (name, value) in &spec.proxy_header {
+    Ok(config)
+}
+
+fn proxy_headers(spec: &ClusterSpec) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
+    let read = |(name, value): (&String, &String)| {
         let name = HeaderName::try_from(name).map_err(|error| format!("spec.proxyHeader {name:?}: {error}"))?;
         let value = HeaderValue::try_from(value).map_err(|error| format!("spec.proxyHeader {name}: {error}"))?;
-        config.headers.push((name, value));
-    }
-    Ok(config)
+        Ok((name, value))
+    };
+    spec.proxy_header.iter().map(read).collect()
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, String> {
@@ -335,10 +362,10 @@ async fn watch_secrets(client: Client, namespace: String, changes: mpsc::Unbound
                     warn!(%namespace, %error, "the clusters' Secrets cannot be read, retrying");
                 }
                 failing = true;
-                continue;
+                SecretChange::Failed(namespace.clone(), format!("the namespace's Secrets cannot be read: {error}"))
             }
         };
-        failing = false;
+        failing &= matches!(change, SecretChange::Failed(..));
         if changes.send(change).is_err() {
             return;
         }
@@ -388,7 +415,8 @@ mod tests {
             "proxyHeader": {"x-team": "a"}, "insecureSkipTLSVerification": true});
         let config = settings(spec, "secret\n").unwrap();
         assert_eq!(config.cluster_url.to_string(), "https://10.0.0.1:6443/");
-        assert!(config.accept_invalid_certs && config.proxy_url.is_some() && config.headers.len() == 1);
+        assert!(config.accept_invalid_certs && config.proxy_url.is_some());
+        assert!(config.headers.is_empty(), "what is meant for the proxy is not sent to the member");
     }
 
     #[test]

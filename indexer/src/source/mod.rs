@@ -9,10 +9,12 @@ pub mod karmada;
 pub mod snapshot;
 pub mod snapshot_folder;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use futures::future::select_all;
+use http::{HeaderName, HeaderValue};
 use kube::Config;
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
@@ -54,41 +56,40 @@ pub enum SourceError {
     },
 }
 
-/// One set of several. Of two members with the same name the one from the first source counts.
-pub fn merge(sources: Vec<watch::Receiver<Arc<MemberSet>>>) -> watch::Receiver<Arc<MemberSet>> {
+/// One set of several. Of two members with the same name the one from the first source counts. A source that has not been
+/// read yet holds the others' members back no more than one that has ended.
+pub fn merge(mut sources: Vec<watch::Receiver<Arc<MemberSet>>>) -> watch::Receiver<Arc<MemberSet>> {
     let (sender, receiver) = watch::channel(Arc::default());
     tokio::spawn(async move {
-        let mut sources = sources;
+        let (mut ended, mut told) = (BTreeSet::new(), BTreeSet::new());
         loop {
-            sender.send_replace(Arc::new(merged(&mut sources)));
-            let changes = sources.iter_mut().map(|source| Box::pin(source.changed()));
-            if sources_changed(changes.collect()).await.is_err() {
-                return;
+            sender.send_replace(Arc::new(merged(&mut sources, &mut told)));
+            let alive = sources.iter_mut().enumerate().filter(|(number, _)| !ended.contains(number));
+            let changes: Vec<_> =
+                alive.map(|(number, source)| Box::pin(async move { (number, source.changed().await) })).collect();
+            if changes.is_empty() {
+                // The last state of each source stays in force for as long as somebody reads it.
+                return sender.closed().await;
+            }
+            let (number, change) = select_all(changes).await.0;
+            if change.is_err() {
+                ended.insert(number);
             }
         }
     });
     receiver
 }
 
-async fn sources_changed<F: Future<Output = Result<(), watch::error::RecvError>> + Unpin>(
-    changes: Vec<F>,
-) -> Result<(), watch::error::RecvError> {
-    if changes.is_empty() {
-        return std::future::pending().await;
-    }
-    futures::future::select_all(changes).await.0
-}
-
-fn merged(sources: &mut [watch::Receiver<Arc<MemberSet>>]) -> MemberSet {
-    let mut all = MemberSet { members: BTreeMap::new(), loaded: true };
+fn merged(sources: &mut [watch::Receiver<Arc<MemberSet>>], told: &mut BTreeSet<ClusterName>) -> MemberSet {
+    let mut all = MemberSet::default();
     for source in sources {
         let set = source.borrow_and_update().clone();
-        all.loaded &= set.loaded;
+        all.loaded |= set.loaded;
         for (name, member) in &set.members {
-            if all.members.contains_key(name) {
-                warn!(cluster = %name, "two sources name a cluster so; the first one counts");
-            } else {
+            if !all.members.contains_key(name) {
                 all.members.insert(name.clone(), member.clone());
+            } else if told.insert(name.clone()) {
+                warn!(cluster = %name, "two sources name a cluster so; the first one counts");
             }
         }
     }
@@ -96,14 +97,14 @@ fn merged(sources: &mut [watch::Receiver<Arc<MemberSet>>]) -> MemberSet {
 }
 
 /// Settings with a fingerprint of all that makes a connection another one.
-pub(crate) fn access(config: Config) -> Arc<ApiAccess> {
+pub(crate) fn access(config: Config, proxy_headers: Vec<(HeaderName, HeaderValue)>) -> Arc<ApiAccess> {
     let mut hasher = DefaultHasher::new();
     config.cluster_url.to_string().hash(&mut hasher);
     config.root_cert.hash(&mut hasher);
     config.accept_invalid_certs.hash(&mut hasher);
     config.proxy_url.as_ref().map(ToString::to_string).hash(&mut hasher);
     config.tls_server_name.hash(&mut hasher);
-    for (name, value) in &config.headers {
+    for (name, value) in config.headers.iter().chain(&proxy_headers) {
         (name.as_str(), value.as_bytes()).hash(&mut hasher);
     }
     let auth = &config.auth_info;
@@ -112,7 +113,11 @@ pub(crate) fn access(config: Config) -> Arc<ApiAccess> {
     auth.client_key_data.as_ref().map(ExposeSecret::expose_secret).hash(&mut hasher);
     (&auth.username, &auth.token_file, &auth.client_certificate, &auth.client_certificate_data, &auth.client_key)
         .hash(&mut hasher);
+    // Certificates named by path may be renewed in place.
+    for path in [&auth.client_certificate, &auth.client_key].into_iter().flatten() {
+        std::fs::read(path).ok().hash(&mut hasher);
+    }
     (&auth.impersonate, &auth.impersonate_groups).hash(&mut hasher);
     auth.exec.as_ref().map(|exec| format!("{:?} {:?} {:?}", exec.command, exec.args, exec.env)).hash(&mut hasher);
-    Arc::new(ApiAccess { fingerprint: hasher.finish(), config })
+    Arc::new(ApiAccess { fingerprint: hasher.finish(), config, proxy_headers })
 }

@@ -64,28 +64,30 @@ impl fmt::Display for Unreadable {
 #[derive(Debug)]
 pub struct SnapshotFolder;
 
-/// Names, sizes and times of all files: when these are the same, so are the contents.
-type Stamp = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
+/// Sizes and times of all files, or why one cannot be looked at: when these are the same, so are the contents.
+type Stamp = BTreeMap<PathBuf, Result<(u64, Option<SystemTime>), String>>;
 
 impl SnapshotFolder {
-    /// Reads the folder now and whenever it changed, until cancelled.
+    /// Reads the folder now and whenever it changed, until cancelled. Generation 0 means that it was not read yet.
     pub fn watch(path: PathBuf, cancelled: CancellationToken) -> watch::Receiver<Arc<SnapshotContents>> {
-        let mut stamp = stamp(&path);
-        let mut generation = 1;
-        let (sender, receiver) = watch::channel(Arc::new(read(&stamp, generation)));
+        let (sender, receiver) = watch::channel(Arc::default());
         tokio::spawn(cancelled.run_until_cancelled_owned(async move {
-            loop {
-                tokio::time::sleep(LOOK_EVERY).await;
-                let present = self::stamp(&path);
-                if present != stamp {
-                    stamp = present;
-                    generation += 1;
-                    let files = stamp.clone();
-                    let contents = tokio::task::spawn_blocking(move || read(&files, generation)).await;
-                    if let Ok(contents) = contents {
-                        sender.send_replace(Arc::new(contents));
+            let mut known = None;
+            for generation in 1.. {
+                let (folder, earlier) = (path.clone(), known.clone());
+                let look = tokio::task::spawn_blocking(move || {
+                    let present = stamp(&folder);
+                    let contents = (earlier.as_ref() != Some(&present)).then(|| read(&present, generation));
+                    (present, contents)
+                });
+                match look.await {
+                    Ok((present, contents)) => {
+                        known = Some(present);
+                        contents.map(|contents| sender.send_replace(Arc::new(contents)));
                     }
+                    Err(error) => tracing::error!(folder = %path.display(), %error, "the folder cannot be read"),
                 }
+                tokio::time::sleep(LOOK_EVERY).await;
             }
         }));
         receiver
@@ -97,11 +99,15 @@ fn stamp(folder: &Path) -> Stamp {
         .max_depth(DEPTH)
         .follow_links(true)
         .into_iter()
-        .filter_map(Result::ok)
-        .filter(|entry| entry.file_type().is_file() && is_manifest(entry.path()))
-        .filter_map(|entry| {
-            let facts = entry.metadata().ok()?;
-            Some((entry.into_path(), (facts.len(), facts.modified().ok())))
+        // Mounted ConfigMaps keep each file thrice, twice under hidden names.
+        .filter_entry(|entry| entry.depth() == 0 || !entry.file_name().to_string_lossy().starts_with('.'))
+        .filter_map(|entry| match entry {
+            Ok(entry) if entry.file_type().is_file() && is_manifest(entry.path()) => {
+                let facts = entry.metadata().map(|facts| (facts.len(), facts.modified().ok()));
+                Some((entry.into_path(), facts.map_err(|error| error.to_string())))
+            }
+            Ok(_) => None,
+            Err(error) => Some((error.path().unwrap_or(folder).to_path_buf(), Err(error.to_string()))),
         })
         .collect()
 }
@@ -112,8 +118,11 @@ fn is_manifest(path: &Path) -> bool {
 
 fn read(files: &Stamp, generation: u64) -> SnapshotContents {
     let mut reading = Reading::default();
-    for (path, (size, _)) in files {
-        reading.file(path, *size);
+    for (path, facts) in files {
+        match facts {
+            Ok((size, _)) => reading.file(path, *size),
+            Err(problem) => reading.report(path, problem.clone()),
+        }
     }
     reading.finish(generation)
 }
@@ -166,10 +175,13 @@ impl Reading {
     fn document(&mut self, path: &Path, number: usize, mut value: Value) {
         let text = |value: &Value, field: &str| value[field].as_str().unwrap_or_default().to_owned();
         let (api_version, kind) = (text(&value, "apiVersion"), text(&value, "kind"));
-        if let (Some(item_kind), Value::Array(items)) = (kind.strip_suffix("List"), value["items"].take()) {
-            for mut item in items {
+        if !value.is_object() {
+            return self.report(path, format!("document {number} is no object"));
+        }
+        if let (Some(item_kind), Some(Value::Array(items))) = (kind.strip_suffix("List"), value.get_mut("items")) {
+            for mut item in std::mem::take(items) {
                 // Items of a typed list carry no type of their own.
-                if item["kind"].is_null() && !item_kind.is_empty() {
+                if item.is_object() && item["kind"].is_null() && !item_kind.is_empty() {
                     item["kind"] = item_kind.into();
                     item["apiVersion"] = api_version.as_str().into();
                 }
@@ -323,15 +335,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn objects_are_served_as_they_are_written() {
+        let text = r#"{"apiVersion":"v1","kind":"ConfigMap","items":[1],"metadata":{"name":"a"}}"#;
+        let contents = read_files(&[
+            ("a.json", text),
+            ("words.yaml", "just a text\n"),
+            ("list.json", "[1]"),
+            (".hidden.yaml", "x"),
+        ]);
+        let object: Value = serde_json::from_slice(&contents.resources.values().next().unwrap().objects[0]).unwrap();
+        assert_eq!(object, serde_json::from_str::<Value>(text).unwrap());
+        assert_eq!(contents.unreadable.len(), 2, "{:?}", contents.unreadable);
+    }
+
+    #[test]
+    fn a_folder_that_is_gone_is_named() {
+        let contents = read(&stamp(Path::new("/no/such/cluster")), 1);
+        assert!(contents.unreadable[0].to_string().contains("/no/such/cluster"));
+    }
+
     #[tokio::test]
     async fn a_changed_file_is_taken_up_while_running() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.yaml");
         std::fs::write(&path, "apiVersion: v1\nkind: Node\nmetadata: {name: one}\n").unwrap();
         let mut contents = SnapshotFolder::watch(folder.path().to_path_buf(), CancellationToken::new());
-        assert_eq!(contents.borrow_and_update().generation, 1);
+        contents.wait_for(|contents| contents.generation == 1).await.unwrap();
         std::fs::write(&path, "apiVersion: v1\nkind: Node\nmetadata: {name: another}\n").unwrap();
-        contents.changed().await.unwrap();
+        contents.wait_for(|contents| contents.generation > 1).await.unwrap();
         let present = contents.borrow_and_update().clone();
         assert!(String::from_utf8_lossy(&present.resources.values().next().unwrap().objects[0]).contains("another"));
     }

@@ -44,7 +44,7 @@ pub(super) enum ClusterTask {
     /// Reads a folder.
     Snapshot(SnapshotTask),
     /// Nothing can be read; why.
-    Unusable { reason: String, epoch: u64, fingerprint: Option<u64> },
+    Unusable { reason: String, epoch: u64 },
 }
 
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl ClusterTask {
             MemberAccess::Snapshot(path) => Self::Snapshot(start_snapshot(member, path, epoch, reports)),
             MemberAccess::Unusable(reason) => {
                 warn!(cluster = %member.name, %reason, "the member cannot be read");
-                Self::Unusable { reason: reason.clone(), epoch, fingerprint: None }
+                Self::Unusable { reason: reason.clone(), epoch }
             }
         }
     }
@@ -101,7 +101,6 @@ impl ClusterTask {
             (Self::Api(api), MemberAccess::Api(access)) => api.fingerprint == access.fingerprint,
             (Self::Snapshot(folder), MemberAccess::Snapshot(path)) => folder.path == *path,
             (Self::Unusable { reason, .. }, MemberAccess::Unusable(other)) => reason == other,
-            (Self::Unusable { fingerprint, .. }, MemberAccess::Api(access)) => *fingerprint == Some(access.fingerprint),
             _ => false,
         }
     }
@@ -126,13 +125,7 @@ fn start_api(
     epoch: u64,
     reports: mpsc::UnboundedSender<Report>,
 ) -> ClusterTask {
-    let connection = match MemberConnection::open(access, limits) {
-        Ok(connection) => connection,
-        Err(error) => {
-            warn!(cluster = %member.name, %error, "the member's connection settings cannot be used");
-            return ClusterTask::Unusable { reason: error.to_string(), epoch, fingerprint: Some(access.fingerprint) };
-        }
-    };
+    let connection = MemberConnection::open(access, limits);
     let signals = Signals { retry_now: Arc::new(Notify::new()), rediscover: Arc::new(Notify::new()) };
     let cancelled = CancellationToken::new();
     let prober = Prober {
@@ -216,8 +209,8 @@ fn start_snapshot(
         let cancelled = cancelled.clone();
         async move {
             loop {
-                let report = describe(&cluster, epoch, &contents.borrow_and_update());
-                if reports.send(report).is_err() {
+                let present = contents.borrow_and_update().clone();
+                if present.generation > 0 && reports.send(describe(&cluster, epoch, &present)).is_err() {
                     return;
                 }
                 tokio::select! {

@@ -21,7 +21,9 @@ pub(super) async fn follow(
     let reader = ObjectReader::new(&key.cluster, &target.served.gvr.api_version(), &target.served.kind);
     loop {
         let present = contents.borrow_and_update().clone();
-        take_in(&key, &target, &reader, &present, &mut writer);
+        if present.generation > 0 {
+            take_in(&key, &target, &reader, &present, &mut writer);
+        }
         if contents.changed().await.is_err() {
             return;
         }
