@@ -54,7 +54,7 @@ pub(super) const PRIORITY_CLASS: &[Heading] = &[
     number("Value", "The priority; higher goes first."),
     flag("Global-Default", "Whether pods without a class get this one."),
     AGE,
-    wide("PreemptionPolicy", "Whether its pods may drive out others."),
+    text("PreemptionPolicy", "Whether its pods may drive out others."),
 ];
 
 #[derive(Debug, Default, Deserialize)]

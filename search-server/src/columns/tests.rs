@@ -233,7 +233,7 @@ fn a_workload_says_how_many_pods_it_has(
     "pods: 3/10, requests.cpu: 0/2 | limits.cpu: 1/4")]
 #[case("coordination.k8s.io", "Lease", json!({"spec": {"holderIdentity": "me"}}), "me")]
 #[case("node.k8s.io", "RuntimeClass", json!({"handler": "gvisor"}), "gvisor")]
-#[case("scheduling.k8s.io", "PriorityClass", json!({"value": 1000, "globalDefault": true, "preemptionPolicy": "Never"}), "1000 | true // Never")]
+#[case("scheduling.k8s.io", "PriorityClass", json!({"value": 1000, "globalDefault": true, "preemptionPolicy": "Never"}), "1000 | true | Never")]
 #[case("admissionregistration.k8s.io", "ValidatingWebhookConfiguration", json!({"webhooks": [{}, {}]}), "2")]
 #[case("certificates.k8s.io", "CertificateSigningRequest", json!({"spec": {"signerName": "s", "username": "u", "expirationSeconds": 3600},
     "status": {"conditions": [{"type": "Approved"}], "certificate": "eA=="}}), "s | u | 60m | Approved,Issued")]

@@ -13,8 +13,8 @@ use super::words::{
 pub(super) const DEPLOYMENT: &[Heading] = &[
     NAME,
     text("Ready", "Pods that are ready, of how many wanted."),
-    number("Up-to-date", "Pods of the newest template."),
-    number("Available", "Pods that have been ready for long enough."),
+    text("Up-to-date", "Pods of the newest template."),
+    text("Available", "Pods that have been ready for long enough."),
     AGE,
     CONTAINERS,
     IMAGES,
@@ -82,7 +82,7 @@ pub(super) const DISRUPTION_BUDGET: &[Heading] = &[
 ];
 
 pub(super) const CONTROLLER_REVISION: &[Heading] =
-    &[NAME, text("Controller", "What it is a revision of."), number("Revision", "Number of the revision."), AGE];
+    &[NAME, text("Controller", "What it is a revision of."), text("Revision", "Number of the revision."), AGE];
 
 /// Fields that the kinds of this module share; each uses a part.
 #[derive(Debug, Default, Deserialize)]
