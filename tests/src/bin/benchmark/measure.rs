@@ -1,0 +1,195 @@
+//! The clock and the scales: times of requests, processor time and memory of the process that answers them.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use futures::future::try_join_all;
+use reqwest::{Certificate, Client, Response};
+use serde_json::{Value, json};
+
+/// A process looked at from outside, through /proc.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Process(pub(crate) u32);
+
+impl Process {
+    /// Processor time used so far, in all threads.
+    pub(crate) fn cpu(self) -> Result<Duration> {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.0))?;
+        // The program's name, in brackets, may hold blanks.
+        let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |at: usize| -> Result<u64> { Ok(fields.get(at).context("a short stat file")?.parse()?) };
+        // Linux counts in hundredths of a second here, whatever the kernel's own clock.
+        Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
+    }
+
+    pub(crate) fn resident_bytes(self) -> Result<u64> {
+        self.status("VmRSS:")
+    }
+
+    pub(crate) fn peak_bytes(self) -> Result<u64> {
+        self.status("VmHWM:")
+    }
+
+    /// Lets the peak begin anew.
+    pub(crate) fn reset_peak(self) -> Result<()> {
+        Ok(std::fs::write(format!("/proc/{}/clear_refs", self.0), "5")?)
+    }
+
+    fn status(self, field: &str) -> Result<u64> {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.0))?;
+        let line = text.lines().find_map(|line| line.strip_prefix(field)).context("no such field")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+    }
+}
+
+/// A server that answers API paths below a URL.
+pub(crate) struct Target {
+    url: String,
+    authority: String,
+    token: String,
+    pub(crate) process: Process,
+}
+
+impl Target {
+    pub(crate) fn new(url: &str, authority: &str, token: &str, pid: u32) -> Result<Self> {
+        let target = Self { url: url.into(), authority: authority.into(), token: token.into(), process: Process(pid) };
+        target.client(false)?;
+        Ok(target)
+    }
+
+    fn client(&self, gzip: bool) -> Result<Client> {
+        let mut builder = Client::builder()
+            .gzip(false)
+            .http2_initial_stream_window_size(8 << 20)
+            .http2_initial_connection_window_size(64 << 20);
+        if !self.authority.is_empty() {
+            builder = builder.tls_certs_only([Certificate::from_pem(self.authority.as_bytes())?]);
+        }
+        if gzip {
+            let headers = [(reqwest::header::ACCEPT_ENCODING, reqwest::header::HeaderValue::from_static("gzip"))];
+            builder = builder.default_headers(headers.into_iter().collect());
+        }
+        Ok(builder.build()?)
+    }
+
+    async fn get(&self, client: &Client, path: &str) -> Result<Response> {
+        let answer = client.get(format!("{}{path}", self.url)).bearer_auth(&self.token).send().await?;
+        ensure!(answer.status().is_success(), "{path} answers {}", answer.status());
+        Ok(answer)
+    }
+}
+
+/// Reads a target, throwing the answers away.
+pub(crate) struct Reader<'a> {
+    target: &'a Target,
+    gzip: bool,
+}
+
+/// What a row of equal requests cost.
+pub(crate) struct Cost {
+    pub(crate) median: Duration,
+    /// Processor time of the server for one request.
+    pub(crate) cpu: Duration,
+    /// Of one answer.
+    pub(crate) bytes: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(target: &'a Target) -> Self {
+        Self { target, gzip: false }
+    }
+
+    pub(crate) fn compressed(target: &'a Target) -> Result<Self> {
+        Ok(Self { target, gzip: true })
+    }
+
+    async fn read(&self, client: &Client, path: &str) -> Result<usize> {
+        let mut answer = self.target.get(client, path).await?;
+        let mut bytes = 0;
+        while let Some(chunk) = answer.chunk().await? {
+            bytes += chunk.len();
+        }
+        Ok(bytes)
+    }
+
+    /// The same request again and again, after one to warm up.
+    pub(crate) async fn repeat(&self, path: &str, times: u32) -> Result<Cost> {
+        let client = self.target.client(self.gzip)?;
+        let bytes = self.read(&client, path).await?;
+        let cpu = self.target.process.cpu()?;
+        let mut took = Vec::new();
+        for _ in 0..times {
+            let begun = Instant::now();
+            self.read(&client, path).await?;
+            took.push(begun.elapsed());
+        }
+        took.sort();
+        let median = took.get(took.len() / 2).copied().unwrap_or_default();
+        Ok(Cost { median, cpu: (self.target.process.cpu()? - cpu) / times, bytes })
+    }
+
+    /// Requests a second that so many readers get, each on a connection of its own.
+    pub(crate) async fn throughput(&self, path: &str, readers: usize, time: Duration) -> Result<f64> {
+        let begun = Instant::now();
+        let counts = (0..readers).map(|_| async {
+            let client = self.target.client(self.gzip)?;
+            let mut count = 0_u32;
+            while begun.elapsed() < time {
+                self.read(&client, path).await?;
+                count += 1;
+            }
+            anyhow::Ok(count)
+        });
+        let total: u32 = try_join_all(counts).await?.into_iter().sum();
+        Ok(f64::from(total) / begun.elapsed().as_secs_f64())
+    }
+}
+
+/// Updates pods of `origin` one by one; how long after each answer a watch on `target` shows it.
+pub(crate) async fn update_delays(
+    target: &Target,
+    origin: &Target,
+    pods: Vec<(String, String)>,
+) -> Result<Vec<Duration>> {
+    let client = target.client(false)?;
+    let list: Value = target.get(&client, "/api/v1/pods?limit=1").await?.json().await?;
+    let version = list["metadata"]["resourceVersion"].as_str().context("no version")?;
+    let watch = format!("/api/v1/pods?watch=true&resourceVersion={version}&timeoutSeconds=600");
+    let mut watch = target.get(&client, &watch).await?;
+    let (sender, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut pending = Vec::new();
+        while let Ok(Some(chunk)) = watch.chunk().await {
+            pending.extend_from_slice(&chunk);
+            while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = pending.drain(..=end).collect();
+                if sender.send((Instant::now(), line)).is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    let writer = origin.client(false)?;
+    let mut delays = Vec::new();
+    for (number, (namespace, name)) in pods.into_iter().enumerate() {
+        let mark = format!("\"benchmark/mark\":\"{number}\"");
+        let patch = json!({ "metadata": { "annotations": { "benchmark/mark": number.to_string() } } });
+        let request = writer
+            .patch(format!("{}/api/v1/namespaces/{namespace}/pods/{name}", origin.url))
+            .bearer_auth(&origin.token)
+            .header("content-type", "application/merge-patch+json")
+            .body(patch.to_string());
+        let answer = request.send().await?;
+        let committed = Instant::now();
+        ensure!(answer.status().is_success(), "{name}: {}", answer.status());
+        loop {
+            let wait = tokio::time::timeout(Duration::from_secs(10), seen.recv()).await;
+            let (at, line) = wait.context("an update was not seen")?.context("the watch ended")?;
+            if String::from_utf8_lossy(&line).contains(&mark) {
+                delays.push(at.saturating_duration_since(committed));
+                break;
+            }
+        }
+    }
+    Ok(delays)
+}
