@@ -54,9 +54,7 @@ impl Patch {
     pub fn names_version(&self) -> bool {
         match self {
             Self::Merge(value) | Self::Strategic(value) => !value["metadata"]["resourceVersion"].is_null(),
-            Self::Json(patch) => {
-                patch.iter().any(|operation| operation.path().to_string() == "/metadata/resourceVersion")
-            }
+            Self::Json(patch) => patch.iter().any(|operation| *operation.path() == "/metadata/resourceVersion"),
             Self::Apply(_) => false,
         }
     }
@@ -137,7 +135,8 @@ mod tests {
     use super::*;
 
     fn read(media_type: &str, body: &Value) -> Result<Patch, ApiError> {
-        let headers = HeaderMap::from_iter([(CONTENT_TYPE, media_type.parse().unwrap())]);
+        let mut headers = HeaderMap::new();
+        headers.extend(http::HeaderValue::from_str(media_type).map(|value| (CONTENT_TYPE, value)));
         Patch::read(&headers, body.to_string().as_bytes())
     }
 

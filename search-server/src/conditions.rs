@@ -57,14 +57,17 @@ async fn write(
     written: &mut BTreeMap<String, (i64, ReadyCondition)>,
 ) {
     let registries = store.subscribe().borrow().clone();
-    let names: BTreeSet<&str> = registries.registries.iter().map(|registry| registry.name()).collect();
+    let names: BTreeSet<&str> = registries.registries.iter().map(apiservice::types::ResourceRegistry::name).collect();
     written.retain(|name, _| names.contains(name.as_str()));
     for registry in &registries.registries {
         // The plan lags the store by moments; a condition is only about a spec that has been planned.
         let Some(selected) = overview.plan.selected.get(registry.name()) else { continue };
         let own: Vec<&SyncStatus> =
             statuses.iter().filter(|status| status.registries.contains(registry.name())).collect();
-        let condition = condition(overview, registry.name(), selected.len(), &own);
+        let mut condition = condition(overview, registry.name(), selected.len(), &own);
+        if registry.spec.backend_store.is_some() {
+            condition.message.push_str("; spec.backendStore has no effect yet: objects are cached and sent nowhere");
+        }
         let wanted = (registry.generation(), condition);
         if written.get(registry.name()) == Some(&wanted) {
             continue;
@@ -98,7 +101,7 @@ fn condition(overview: &Overview, registry: &str, selected: usize, statuses: &[&
         let message = format!("no selected cluster serves {}", list(unserved.nowhere.iter().cloned()));
         return condition(false, reason::KIND_NOT_SERVED, message);
     }
-    let mut message = format!("{} clusters followed", selected);
+    let mut message = format!("{selected} clusters followed");
     if !unserved.somewhere.is_empty() {
         message = format!("{message}; not served by all: {}", list(unserved.somewhere.iter().cloned()));
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use apiservice::health::{Health, Probe};
 use apiservice::layers::Limits;
 use apiservice::metrics::Metrics;
@@ -30,6 +30,9 @@ use crate::args::{self, Cli, Command, MinTlsVersion, ServeArgs};
 use crate::identity::{self, Identity};
 use crate::routes::SearchState;
 use crate::{conditions, demo, kubeconfig, logging, members, reconcile, routes};
+
+/// Asked for and not done, this flag would leave secrets in the open; every other flag without meaning does no harm.
+const ENCRYPTION_FLAG: &str = "encryption-provider-config";
 
 /// Carries out a command line; failures are told in one line.
 pub fn run(cli: Cli) -> ExitCode {
@@ -87,7 +90,13 @@ pub(crate) fn stop_on_signal() -> Result<CancellationToken> {
 }
 
 async fn serve(args: ServeArgs) -> Result<()> {
-    for flag in args.ignored_flags_given() {
+    let ignored = args.ignored_flags_given();
+    if ignored.iter().any(|flag| flag.name.trim_start_matches('-') == ENCRYPTION_FLAG) {
+        bail!(
+            "--{ENCRYPTION_FLAG} is not supported yet: registries would be stored as plain text, so this is as far as it goes"
+        );
+    }
+    for flag in ignored {
         warn!(flag = flag.name, reason = flag.reason, "this flag does nothing here");
     }
     let stop = stop_on_signal()?;
@@ -151,6 +160,8 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     pub(crate) serving: ServeSettings,
     pub(crate) shutdown_delay: Duration,
+    /// Watches last this long at least, up to twice as long, unless the caller says otherwise.
+    pub(crate) shortest_watch: Duration,
 }
 
 impl Default for Settings {
@@ -162,6 +173,7 @@ impl Default for Settings {
             limits: Limits::default(),
             serving: ServeSettings::default(),
             shutdown_delay: Duration::ZERO,
+            shortest_watch: Duration::from_secs(1800),
         }
     }
 }
@@ -187,6 +199,7 @@ impl Settings {
             },
             serving,
             shutdown_delay: args.serving.shutdown_delay_duration,
+            shortest_watch: Duration::from_secs(u64::from(args.limits.min_request_timeout)),
         }
     }
 }
@@ -221,7 +234,8 @@ impl Server {
         tasks.close();
         // Watches and requests end only when the delay that a load balancer needs is over.
         let closing = CancellationToken::new();
-        let search = SearchState { cache, overview, stopping: closing.clone() };
+        let shortest_watch = self.settings.shortest_watch;
+        let search = SearchState { cache, overview, shortest_watch, stopping: closing.clone() };
         let health = health(&self.storage);
         let router = apiservice::router::router(RouterParts {
             authenticator: self.identity.authenticator,

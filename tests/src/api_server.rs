@@ -57,9 +57,9 @@ impl ApiServer {
             Some(port) => port,
             None => free_port()?,
         };
-        let (authority, proxy_authority) = (Authority::new("testbed")?, Authority::new("front-proxy")?);
+        let authority = Authority::new("testbed")?;
         let admin = authority.client(&folder, "admin", &["system:masters"])?;
-        let arguments = arguments(&folder, name, etcd, port, &authority, &proxy_authority, &options)?;
+        let arguments = arguments(&folder, name, etcd, port, &authority, &options)?;
         let server = Server::start(name, &find(Part::KubeApiServer)?, &arguments, &folder)?;
         let url = format!("https://127.0.0.1:{port}");
         let authority = authority.certificate;
@@ -174,9 +174,9 @@ fn arguments(
     etcd: &str,
     port: u16,
     authority: &Authority,
-    proxy_authority: &Authority,
     options: &Options,
 ) -> Result<Vec<String>> {
+    let proxy_authority = Authority::new("front-proxy")?;
     let serving = authority.server(folder, "serving", &["127.0.0.1", "localhost"])?;
     let client_ca = authority.write(&folder.join("ca.crt"))?;
     let proxy_ca = proxy_authority.write(&folder.join("front-proxy-ca.crt"))?;

@@ -1,16 +1,17 @@
 //! What members hold: applications as their controllers would have left them, made from numbers so that tests can count.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::stream::{StreamExt, TryStreamExt, iter};
-use reqwest::Client;
+use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
 use crate::api_server::{ADMIN_TOKEN, ApiServer};
 
 /// Requests under way while a member is filled.
-const AT_ONCE: usize = 200;
+const AT_ONCE: usize = 64;
 
 /// One application: how many it is and where it lives.
 #[derive(Debug, Clone)]
@@ -134,6 +135,24 @@ fn status(index: usize) -> Value {
     })
 }
 
+/// Sends a request again while the server says that it is busy or does not say anything.
+async fn patiently(request: impl Fn() -> RequestBuilder) -> Result<(StatusCode, String)> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let answer = async {
+            let answer = request().send().await?;
+            anyhow::Ok((answer.status(), answer.text().await?))
+        };
+        match answer.await {
+            Ok((status, _)) if attempts < 8 && (status == 429 || status.is_server_error()) => {}
+            Err(_) if attempts < 8 => {}
+            other => return other,
+        }
+        tokio::time::sleep(Duration::from_millis(200 * attempts)).await;
+    }
+}
+
 /// A member being filled.
 pub struct Filler {
     client: Client,
@@ -150,12 +169,10 @@ impl Filler {
     }
 
     async fn post(&self, path: &str, object: &Value) -> Result<Value> {
-        let request = self.client.post(format!("{}{path}", self.url)).bearer_auth(ADMIN_TOKEN).json(object);
-        let answer = request.send().await?;
-        let status = answer.status();
-        let body: Value = answer.json().await.context("no JSON")?;
-        ensure!(status.is_success() || status == 409, "POST {path}: {body}");
-        Ok(body)
+        let request = || self.client.post(format!("{}{path}", self.url)).bearer_auth(ADMIN_TOKEN).json(object);
+        let (status, text) = patiently(request).await?;
+        ensure!(status.is_success() || status == 409, "POST {path}: {status} {text}");
+        serde_json::from_str(&text).with_context(|| format!("POST {path}: {text}"))
     }
 
     /// Creates a namespace, if it is not there.
@@ -202,14 +219,15 @@ impl Filler {
         let path = format!("/api/v1/namespaces/{namespace}/pods");
         self.post(&path, pod).await?;
         let patch = json!({ "status": pod["status"] });
-        let request = self
-            .client
-            .patch(format!("{}{path}/{name}/status", self.url))
-            .bearer_auth(ADMIN_TOKEN)
-            .header("content-type", "application/merge-patch+json")
-            .body(patch.to_string());
-        let answer = request.send().await?;
-        ensure!(answer.status().is_success(), "status of pod {name}: {}", answer.text().await?);
+        let request = || {
+            self.client
+                .patch(format!("{}{path}/{name}/status", self.url))
+                .bearer_auth(ADMIN_TOKEN)
+                .header("content-type", "application/merge-patch+json")
+                .body(patch.to_string())
+        };
+        let (status, text) = patiently(request).await?;
+        ensure!(status.is_success(), "status of pod {name}: {status} {text}");
         Ok(())
     }
 

@@ -108,7 +108,7 @@ impl Form {
         match self.view {
             View::Whole => watch_event(event_type, document),
             View::Metadata => {
-                watch_event(event_type, &PartialObjectMetadata::new(&*super::read::raw(&document["metadata"])?))
+                watch_event(event_type, &PartialObjectMetadata::new(&super::read::raw(&document["metadata"])?))
             }
             View::Table => {
                 let rows = table::table(TableMeta::default(), std::slice::from_ref(document), self.include)?;

@@ -79,7 +79,7 @@ pub(super) fn present(call: &Call, status: StatusCode, document: &Value) -> Resu
     let accepted = negotiate(&call.headers, Offer::Transformed)?;
     match accepted.view {
         View::Whole => object(accepted, status, document),
-        View::Metadata => object(accepted, status, &PartialObjectMetadata::new(&*raw(&document["metadata"])?)),
+        View::Metadata => object(accepted, status, &PartialObjectMetadata::new(&raw(&document["metadata"])?)),
         View::Table => {
             let version = document["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
             let metadata = TableMeta { resource_version: version, ..TableMeta::default() };

@@ -237,8 +237,7 @@ pub(super) async fn patch(api: &RegistryApi, call: &Call, name: &str, part: Part
 fn patched(old: &Value, patch: &Patch, options: &WriteOptions, name: &str) -> Result<Value, ApiError> {
     let Patch::Apply(configuration) = patch else { return patch.apply(old) };
     check_configuration(configuration, name)?;
-    managed_fields::applied(old, configuration, &options.manager, options.force)
-        .map_err(|causes| ApiError::apply_conflict(causes))
+    managed_fields::applied(old, configuration, &options.manager, options.force).map_err(ApiError::apply_conflict)
 }
 
 fn check_configuration(configuration: &Value, name: &str) -> Result<(), ApiError> {
@@ -271,7 +270,7 @@ async fn apply_new(
     });
     base["spec"] = json!({});
     let mut new = managed_fields::applied(&base, configuration, &options.manager, options.force)
-        .map_err(|causes| ApiError::apply_conflict(causes))?;
+        .map_err(ApiError::apply_conflict)?;
     new["status"] = json!({});
     validate(&read(&new)?)?;
     let created = finish_create(api, name, new, options.is_dry_run).await?;

@@ -289,7 +289,7 @@ struct DefinitionVersion {
 }
 
 /// The columns for one version in the JSON of a CustomResourceDefinition.
-fn columns_of(definition: &[u8], version: &str) -> Result<Vec<PrinterColumn>, serde_json::Error> {
+pub(crate) fn columns_of(definition: &[u8], version: &str) -> Result<Vec<PrinterColumn>, serde_json::Error> {
     let definition: Definition = serde_json::from_slice(definition)?;
     let columns: BTreeMap<String, Vec<PrinterColumn>> = definition
         .spec

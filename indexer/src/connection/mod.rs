@@ -21,6 +21,7 @@ use kube::client::Body;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::time::timeout;
 
+pub(crate) use discovery::columns_of;
 pub use discovery::{Discovery, PrinterColumn};
 pub use error::ConnectionError;
 pub use watch::WatchStream;

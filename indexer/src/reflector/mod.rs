@@ -190,7 +190,7 @@ impl Reflector {
             Ok(columns) => self.writer.set_printer_columns(columns.into()),
             // Columns are a convenience; a member that does not let us read its CRDs is followed all the same.
             Err(error) => {
-                debug!(cluster = %self.key.cluster, resource = %self.key.resource, %error, "no printer columns")
+                debug!(cluster = %self.key.cluster, resource = %self.key.resource, %error, "no printer columns");
             }
         }
     }

@@ -393,7 +393,8 @@ mod tests {
     fn settings(spec: serde_json::Value, token: &str) -> Result<Config, String> {
         let at = SecretReference { namespace: "ns".into(), name: "member1".into() };
         let secret = Credentials { token: token.into(), ca_bundle: Vec::new() };
-        connection_settings(&ClusterSpec::deserialize(spec).unwrap(), &at, &secret)
+        let spec = ClusterSpec::deserialize(spec).map_err(|error| error.to_string())?;
+        connection_settings(&spec, &at, &secret)
     }
 
     #[test]

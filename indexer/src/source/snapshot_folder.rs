@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use walkdir::WalkDir;
 
 use super::builtin::built_in_kind;
+use crate::connection::{PrinterColumn, columns_of};
 use crate::resource::{ApiResource, GroupVersionResource};
 
 /// How often the folder is looked at.
@@ -43,6 +44,20 @@ pub struct SnapshotResource {
     pub api: ApiResource,
     /// Each object as compact JSON.
     pub objects: Vec<Bytes>,
+}
+
+impl SnapshotContents {
+    /// The columns that the folder's CustomResourceDefinition of a resource asks for.
+    pub fn printer_columns(&self, resource: &ApiResource) -> Vec<PrinterColumn> {
+        let gvr = GroupVersionResource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
+        let name = format!("{}.{}", resource.gvr.resource, resource.gvr.group);
+        let definitions = self.resources.get(&gvr).map(|definitions| &*definitions.objects).unwrap_or_default();
+        let mut named = definitions.iter().filter(|definition| {
+            let definition: Option<Value> = serde_json::from_slice(definition).ok();
+            definition.is_some_and(|definition| definition["metadata"]["name"] == name.as_str())
+        });
+        named.next().and_then(|one| columns_of(one, &resource.gvr.version).ok()).unwrap_or_default()
+    }
 }
 
 /// A file, or a document in it, that could not be read.

@@ -37,11 +37,12 @@ fn take_in(
     contents: &SnapshotContents,
     writer: &mut Writer,
 ) {
+    writer.set_printer_columns(contents.printer_columns(&target.served).into());
     let known = writer.objects();
     let mut listed = Entries::new();
     let objects = contents.resources.get(&target.served.gvr).map(|resource| &*resource.objects).unwrap_or_default();
     for object in objects {
-        let parsed = match str::from_utf8(object)
+        let mut parsed = match str::from_utf8(object)
             .map_err(|error| error.to_string())
             .and_then(|text| reader.read(text).map_err(|error| error.to_string()))
         {
@@ -54,16 +55,18 @@ fn take_in(
         if target.served.namespaced && !target.scope.contains(&parsed.namespace) {
             continue;
         }
-        let held = known.get(&EntryKey::new(&parsed.namespace, &parsed.name));
-        // Manifests may be edited without a new resourceVersion, so only the bytes can tell whether one is the same.
+        let held = known.get(&EntryKey::new(&parsed.namespace, &parsed.name)).cloned();
+        // A folder's versions are the times it was read: the objects' own come from another world, and manifests are
+        // edited without a new one. So only the bytes tell whether an object is the same.
+        parsed.resource_version = contents.generation;
         match writer.prepare(parsed) {
-            Ok(entry) => {
-                let is_new = held.is_none_or(|held| held.frame().bytes != entry.frame().bytes);
-                listed.insert(entry.clone());
-                if is_new {
+            Ok(entry) => match held.filter(|held| held.frame().bytes == entry.frame().bytes) {
+                Some(same) => drop(listed.insert(same)),
+                None => {
+                    listed.insert(entry.clone());
                     writer.apply([PreparedChange::Upsert(entry)]);
                 }
-            }
+            },
             Err(error) => warn!(cluster = %key.cluster, resource = %key.resource, %error, "an object was left out"),
         }
     }

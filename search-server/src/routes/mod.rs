@@ -19,6 +19,7 @@ mod warning;
 mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use apiservice::error::{ApiError, Subject};
 use axum::Router;
@@ -42,6 +43,8 @@ pub(crate) struct SearchState {
     pub(crate) cache: Arc<Cache>,
     /// What is watched, and why something is not.
     pub(crate) overview: channel::Receiver<Arc<Overview>>,
+    /// Watches last this long at least, up to twice as long, unless the caller says otherwise.
+    pub(crate) shortest_watch: Duration,
     /// Cancelled when the server stops: watches end then.
     pub(crate) stopping: CancellationToken,
 }

@@ -125,6 +125,15 @@ fn schemas(groups: &Groups, wanted: impl Fn(&str, &str) -> bool) -> Value {
     Value::Object(schemas)
 }
 
+/// By these kubectl finds the kind of a resource.
+fn list_operation(group: &str, version: &str, resource: &ApiResource) -> Value {
+    json!({ "get": {
+        "x-kubernetes-action": "list",
+        "x-kubernetes-group-version-kind": { "group": group, "version": version, "kind": resource.kind },
+        "responses": { "200": { "description": "OK" } },
+    } })
+}
+
 fn information() -> Value {
     json!({ "title": "Fleetglass cache", "version": env!("CARGO_PKG_VERSION") })
 }
@@ -149,7 +158,11 @@ fn open_api_v3_index(groups: &Groups) -> Value {
 fn open_api_v3(groups: &Groups, group: &str, version: &str) -> Result<Value, ApiError> {
     resources_of(groups, group, version)?;
     let schemas = schemas(groups, |other_group, other_version| other_group == group && other_version == version);
-    Ok(json!({ "openapi": "3.0.0", "info": information(), "paths": {}, "components": { "schemas": schemas } }))
+    let paths: serde_json::Map<String, Value> = resources_of(groups, group, version)?
+        .iter()
+        .map(|resource| (resource.gvr.collection_path(None), list_operation(group, version, resource)))
+        .collect();
+    Ok(json!({ "openapi": "3.0.0", "info": information(), "paths": paths, "components": { "schemas": schemas } }))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use apiservice::encode::{Accepted, Offer, negotiate, stream};
+use apiservice::encode::{Offer, negotiate, stream};
 use apiservice::error::ApiError;
 use axum::response::Response;
 use bytes::Bytes;
@@ -20,8 +20,6 @@ use super::list::{Asked, kind_of, wants_table};
 use super::table::Rows;
 use super::{SearchState, warning};
 
-/// How long a watch lasts if the caller does not say, so that callers spread over replicas again from time to time.
-const SECONDS: std::ops::Range<u64> = 1800..3600;
 /// How often a watcher that wants bookmarks is told how far it is.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 
@@ -38,7 +36,11 @@ pub(super) fn answer(state: &SearchState, headers: &HeaderMap, asked: Asked) -> 
     let watch = Watch::start(cache, query, &start)
         .map_err(|expired| ApiError::expired(format!("{expired}: {version}: list again and watch from the list's")))?;
     let seconds = asked.options.list.timeout_seconds.and_then(|seconds| u64::try_from(seconds).ok()).filter(|s| *s > 0);
-    let seconds = seconds.unwrap_or_else(|| rand::rng().random_range(SECONDS));
+    let seconds = seconds.unwrap_or_else(|| {
+        // Watches end at different times, so that callers spread over replicas without coming all at once.
+        let shortest = state.shortest_watch.as_secs().max(1);
+        rand::rng().random_range(shortest..shortest * 2)
+    });
     let wants_initial_end = asked.options.list.send_initial_events == Some(true);
     let watcher = Watcher {
         watch,
@@ -54,7 +56,7 @@ pub(super) fn answer(state: &SearchState, headers: &HeaderMap, asked: Asked) -> 
         let frame = watcher.next_frame().await?;
         Some((Ok::<Bytes, Infallible>(frame), watcher))
     });
-    let accepted = negotiate(headers, Offer::Watch).unwrap_or(Accepted::default());
+    let accepted = negotiate(headers, Offer::Watch).unwrap_or_default();
     let content_type = if accepted.stream { "application/json;stream=watch" } else { "application/json" };
     let mut response = stream(content_type, frames);
     warning::warn(response.headers_mut(), &notices);

@@ -96,7 +96,9 @@ async fn fill(member: &ApiServer, pods: usize) -> Result<()> {
         filler.namespace(&format!("space-{namespace:03}")).await?;
     }
     let bar = ProgressBar::new(pods as u64);
-    bar.set_style(ProgressStyle::with_template("filling the member: {pos}/{len} pods, {elapsed}, {eta} left {wide_bar}")?);
+    bar.set_style(ProgressStyle::with_template(
+        "filling the member: {pos}/{len} pods, {elapsed}, {eta} left {wide_bar}",
+    )?);
     let all = (0..pods).map(|index| application(index / PODS_OF_APPLICATION).pod(index % PODS_OF_APPLICATION));
     filler.pods(all.collect(), || bar.inc(1)).await?;
     bar.finish_and_clear();
@@ -138,7 +140,11 @@ async fn measure_reads(target: &Target, pods: usize, column: &str, report: &mut 
     report.set(column, "list all, MB/s", all.bytes as f64 / 1e6 / all.median.as_secs_f64());
     target.process.reset_peak()?;
     let before = target.process.resident_bytes()?;
-    report.set(column, "list all, 8 readers, lists/s", reader.throughput("/api/v1/pods", 8, Duration::from_secs(6)).await?);
+    report.set(
+        column,
+        "list all, 8 readers, lists/s",
+        reader.throughput("/api/v1/pods", 8, Duration::from_secs(6)).await?,
+    );
     let peak = target.process.peak_bytes()?;
     report.set(column, "peak resident, 8 readers, MiB", peak as f64 / 1_048_576.0);
     report.set(column, "of it for the readers, MiB", peak.saturating_sub(before) as f64 / 1_048_576.0);
@@ -166,10 +172,14 @@ async fn measure_updates(ours: &Target, theirs: &Target, pods: usize, report: &m
     });
     let mut delays = measure::update_delays(ours, theirs, names.collect()).await?;
     delays.sort();
-    let at = |share: f64| delays.get(((delays.len() - 1) as f64 * share) as usize).copied().unwrap_or_default();
-    report.set("fleetglass", "update seen after commit, median, ms", at(0.5).as_secs_f64() * 1e3);
-    report.set("fleetglass", "update seen after commit, p99, ms", at(0.99).as_secs_f64() * 1e3);
-    report.set("fleetglass", "CPU for one update, ms", (ours.process.cpu()? - cpu).as_secs_f64() * 1e3 / UPDATES as f64);
+    let at = |percent: usize| delays.get((delays.len() - 1) * percent / 100).copied().unwrap_or_default();
+    report.set("fleetglass", "update seen after commit, median, ms", at(50).as_secs_f64() * 1e3);
+    report.set("fleetglass", "update seen after commit, p99, ms", at(99).as_secs_f64() * 1e3);
+    report.set(
+        "fleetglass",
+        "CPU for one update, ms",
+        (ours.process.cpu()? - cpu).as_secs_f64() * 1e3 / UPDATES as f64,
+    );
     tokio::time::sleep(Duration::from_secs(1)).await;
     report.set("fleetglass", "resident at the end, MiB", ours.process.resident_bytes()? as f64 / 1_048_576.0);
     Ok(())
