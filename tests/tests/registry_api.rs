@@ -242,7 +242,7 @@ fn both_stores_answer_alike() -> Result<()> {
                         seen.push(format!("{:?} from {:?}", object.value, previous));
                     }
                     apiservice::storage::StorageEvent::Deleted { object } => {
-                        seen.push(format!("{:?} gone", object.value))
+                        seen.push(format!("{:?} gone", object.value));
                     }
                     apiservice::storage::StorageEvent::Progress(_) => {}
                 }
