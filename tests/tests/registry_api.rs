@@ -131,6 +131,52 @@ fn a_watch_by_kubectl_prints_what_happens() -> Result<()> {
     })
 }
 
+/// Makes etcd forget everything before its present revision, as it does from time to time.
+async fn compact(etcd: &Etcd) -> Result<()> {
+    let client = reqwest::Client::new();
+    let post = async |path: &str, body: Value| -> Result<Value> {
+        Ok(client
+            .post(format!("{}/v3/kv/{path}", etcd.url))
+            .json(&body)
+            .send()
+            .await?
+            .error_for_status()?
+            .json()
+            .await?)
+    };
+    let revision = post("range", json!({ "key": "AA==" })).await?["header"]["revision"].clone();
+    post("compaction", json!({ "revision": revision, "physical": true })).await.map(drop)
+}
+
+#[test]
+fn after_a_compaction_old_watches_are_told_to_list_again_and_everything_goes_on() -> Result<()> {
+    run(async || {
+        let stage = Stage::start(&Plan { members: 1, applications: 1, pods: 0, fleetglass: true }).await?;
+        let kubectl = stage.kubectl()?;
+        kubectl.apply(&registry("before", &[], &["v1/Node"]).to_string()).await?;
+        compact(&stage.etcd).await?;
+        let registries = "/apis/search.karmada.io/v1alpha1/resourceregistries";
+        let url = format!("{}{registries}?watch=true&resourceVersion=1&timeoutSeconds=5", stage.control_plane.url);
+        let answer = stage.control_plane.client()?.get(url).bearer_auth("admin-token").send().await?;
+        let text = answer.text().await?;
+        ensure!(text.contains("\"code\":410") && text.contains("Expired"), "{text}");
+        kubectl.apply(&registry("after", &[], &["v1/ConfigMap"]).to_string()).await?;
+        eventually(Duration::from_secs(5), async || {
+            let maps = kubectl.raw(&format!("{}/api/v1/namespaces/team-000/configmaps", shared::CACHE)).await?;
+            ensure!(shared::origins(&maps) == ["member1/app-000"], "{maps}");
+            Ok(())
+        })
+        .await?;
+        kubectl.run(&["label", "resourceregistry", "before", "team=lab"]).await?;
+        let client = stage.control_plane.client()?;
+        let collection = format!("{}{registries}?labelSelector=team%3Dlab", stage.control_plane.url);
+        client.delete(collection).bearer_auth("admin-token").send().await?.error_for_status()?;
+        let left = kubectl.run(&["get", "resourceregistries", "-o", "name"]).await?;
+        assert_eq!(left.trim(), "resourceregistry.search.karmada.io/after");
+        Ok(())
+    })
+}
+
 #[test]
 fn an_acknowledged_write_survives_a_kill_at_once_in_etcd() -> Result<()> {
     run(async || {
