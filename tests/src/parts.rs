@@ -154,7 +154,8 @@ fn follow(part: Part, output: Option<std::process::ChildStderr>) -> Arc<Mutex<Ve
     let mut packages = 0_usize;
     for line in BufReader::new(output).lines().map_while(Result::ok) {
         packages += 1;
-        let message = format!("building {} for {:?}: {packages} packages, {line}", part.name(), begun.elapsed());
+        let message =
+            format!("building {} for {} s: {packages} packages, {line}", part.name(), begun.elapsed().as_secs());
         if std::io::stderr().is_terminal() {
             bar.set_message(message);
         } else if told.elapsed() > Duration::from_secs(10) {
