@@ -119,6 +119,32 @@ impl Drop for Server {
     }
 }
 
+/// Removes a folder when this process is gone, however it went: what a static holds is never dropped.
+#[derive(Debug)]
+pub struct Sweeper(Child);
+
+impl Sweeper {
+    /// Begins to wait for our end.
+    ///
+    /// # Errors
+    /// If sh cannot be started.
+    pub fn start(folder: &Path) -> Result<Self> {
+        // Servers that end at the same moment may still write for a while.
+        let script = "read -r _; for pause in 1 2 4; do sleep $pause; rm -rf \"$0\" 2>/dev/null && exit; done";
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).arg(folder).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Self(command.spawn().context("cannot start sh")?))
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        // Dropped, the folder's owner removes it itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A port that is free on loopback at this moment.
 ///
 /// # Errors

@@ -9,9 +9,10 @@ use tempfile::TempDir;
 
 use crate::api_server::{ApiServer, Options};
 use crate::etcd::Etcd;
-use crate::fleetglass::Fleetglass;
+use crate::fleetglass::{Fleetglass, program};
 use crate::karmada::ControlPlane;
 use crate::kubectl::Kubectl;
+use crate::process::Sweeper;
 use crate::workloads::{Application, Filler};
 
 /// What a stage is to have.
@@ -46,6 +47,7 @@ pub struct Stage {
     pub fleetglass: Option<Fleetglass>,
     /// Where all of them keep their data.
     pub etcd: Etcd,
+    _sweeper: Sweeper,
     folder: TempDir,
 }
 
@@ -55,7 +57,12 @@ impl Stage {
     /// # Errors
     /// If a part does not come up.
     pub async fn start(plan: &Plan) -> Result<Self> {
+        if plan.fleetglass {
+            // Building takes its time; servers need not wait for it.
+            tokio::task::spawn_blocking(program).await??;
+        }
         let folder = tempfile::Builder::new().prefix("fleetglass-stage-").tempdir()?;
+        let sweeper = Sweeper::start(folder.path())?;
         let etcd = Etcd::start(folder.path()).await?;
         let members = (1..=plan.members).map(|number| start_member(number, &etcd.url, folder.path(), plan));
         let control_plane = ApiServer::start("control-plane", &etcd.url, folder.path(), Options::default());
@@ -68,7 +75,7 @@ impl Stage {
             true => Some(Fleetglass::join(&control_plane, &etcd.url, folder.path()).await?),
             false => None,
         };
-        Ok(Self { control_plane, karmada, members, fleetglass, etcd, folder })
+        Ok(Self { control_plane, karmada, members, fleetglass, etcd, _sweeper: sweeper, folder })
     }
 
     /// kubectl on the control plane, as its administrator.
