@@ -330,7 +330,7 @@ async fn save(
 ) -> Result<Value, ApiError> {
     let name = &stored.name;
     let failed = |error: StorageError| api_error(&error, name);
-    if options.is_dry_run || is_same(old, &new) {
+    if options.is_dry_run || (is_same(old, &new) && !stored.is_outdated) {
         return Ok(if options.is_dry_run { new } else { old.clone() });
     }
     let storage = api.store.storage();

@@ -166,7 +166,7 @@ fn apply(
     present: Option<(u64, Bytes)>,
     revision: u64,
 ) -> Result<StorageEvent, StorageError> {
-    let object = |value: &Bytes| Stored { name: name.to_owned(), value: value.clone(), revision };
+    let object = |value: &Bytes| Stored { name: name.to_owned(), value: value.clone(), revision, is_outdated: false };
     match (write, present) {
         (Write::Create(_), Some(_)) => Err(StorageError::Exists),
         (Write::Create(value), None) => Ok(StorageEvent::Written { object: object(value), previous: None }),
@@ -189,13 +189,17 @@ fn revision_of(event: &StorageEvent) -> u64 {
 
 #[async_trait]
 impl Storage for EmbeddedStorage {
+    fn key(&self, name: &str) -> String {
+        format!("/search.karmada.io/resourceRegistries/{name}")
+    }
+
     async fn get(&self, name: &str) -> Result<Option<Stored>, StorageError> {
         let name = name.to_owned();
         self.blocking(move |inner| {
             inner.read(|objects| {
                 Ok(objects.get(name.as_str())?.map(|held| {
                     let (revision, value) = held.value();
-                    Stored { name: name.clone(), value: Bytes::copy_from_slice(value), revision }
+                    Stored { name: name.clone(), value: Bytes::copy_from_slice(value), revision, is_outdated: false }
                 }))
             })
         })
@@ -212,7 +216,7 @@ impl Storage for EmbeddedStorage {
                     .map(|held| {
                         let (name, value) = held?;
                         let (revision, value) = value.value();
-                        Ok(Stored { name: name.value().to_owned(), value: Bytes::copy_from_slice(value), revision })
+                        Ok(Stored { name: name.value().to_owned(), value: Bytes::copy_from_slice(value), revision, is_outdated: false })
                     })
                     .collect()
             })?;

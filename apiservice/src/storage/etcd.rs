@@ -110,10 +110,6 @@ impl EtcdStorage {
         Ok(Self { channel, folder: format!("/{prefix}/search.karmada.io/resourceRegistries/").replace("//", "/") })
     }
 
-    fn key(&self, name: &str) -> Vec<u8> {
-        format!("{}{name}", self.folder).into_bytes()
-    }
-
     fn values(&self) -> wire::kv_client::KvClient<Channel> {
         wire::kv_client::KvClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES)
     }
@@ -127,7 +123,7 @@ impl EtcdStorage {
         let compare = wire::Compare {
             result: CompareResult::Equal.into(),
             target: CompareTarget::Mod.into(),
-            key: self.key(name),
+            key: self.key(name).into_bytes(),
             target_union: Some(TargetUnion::ModRevision(signed(expected))),
         };
         let success = vec![wire::RequestOp { request: Some(write) }];
@@ -139,7 +135,8 @@ impl EtcdStorage {
     fn stored(&self, pair: &wire::KeyValue) -> Result<Stored, StorageError> {
         let key = str::from_utf8(&pair.key).map_err(|error| StorageError::Corrupt(error.to_string()))?;
         let name = key.strip_prefix(&self.folder).unwrap_or(key).to_owned();
-        Ok(Stored { name, value: Bytes::copy_from_slice(&pair.value), revision: unsigned(pair.mod_revision) })
+        let (value, revision) = (Bytes::copy_from_slice(&pair.value), unsigned(pair.mod_revision));
+        Ok(Stored { name, value, revision, is_outdated: false })
     }
 }
 
@@ -207,8 +204,12 @@ fn range_end(prefix: &str) -> Vec<u8> {
 
 #[async_trait]
 impl Storage for EtcdStorage {
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.folder)
+    }
+
     async fn get(&self, name: &str) -> Result<Option<Stored>, StorageError> {
-        let answer = self.range(wire::RangeRequest { key: self.key(name), ..Default::default() }).await?;
+        let answer = self.range(wire::RangeRequest { key: self.key(name).into_bytes(), ..Default::default() }).await?;
         answer.kvs.first().map(|pair| self.stored(pair)).transpose()
     }
 
@@ -240,17 +241,17 @@ impl Storage for EtcdStorage {
     }
 
     async fn create(&self, name: &str, value: Bytes) -> Result<u64, StorageError> {
-        let put = wire::PutRequest { key: self.key(name), value: value.into() };
+        let put = wire::PutRequest { key: self.key(name).into_bytes(), value: value.into() };
         self.write_if(name, 0, Operation::RequestPut(put)).await?.ok_or(StorageError::Exists)
     }
 
     async fn update(&self, name: &str, value: Bytes, expected: u64) -> Result<u64, StorageError> {
-        let put = wire::PutRequest { key: self.key(name), value: value.into() };
+        let put = wire::PutRequest { key: self.key(name).into_bytes(), value: value.into() };
         self.write_if(name, expected, Operation::RequestPut(put)).await?.ok_or(StorageError::Conflict)
     }
 
     async fn delete(&self, name: &str, expected: u64) -> Result<u64, StorageError> {
-        let delete = wire::DeleteRangeRequest { key: self.key(name) };
+        let delete = wire::DeleteRangeRequest { key: self.key(name).into_bytes() };
         self.write_if(name, expected, Operation::RequestDeleteRange(delete)).await?.ok_or(StorageError::Conflict)
     }
 
@@ -261,7 +262,7 @@ impl Storage for EtcdStorage {
     }
 
     async fn ping(&self) -> Result<(), StorageError> {
-        let request = wire::RangeRequest { key: self.key(""), keys_only: true, limit: 1, ..Default::default() };
+        let request = wire::RangeRequest { key: self.key("").into_bytes(), keys_only: true, limit: 1, ..Default::default() };
         self.range(request).await.map(drop)
     }
 }
@@ -374,7 +375,7 @@ mod tests {
     #[tokio::test]
     async fn keys_are_those_of_karmada_search() {
         for prefix in ["/registry", "registry/"] {
-            let key = String::from_utf8(open(prefix).key("deployments")).unwrap();
+            let key = open(prefix).key("deployments");
             assert_eq!(key, "/registry/search.karmada.io/resourceRegistries/deployments");
         }
         assert_eq!(range_end("/a/"), b"/a0");

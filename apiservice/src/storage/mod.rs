@@ -1,9 +1,10 @@
-//! Where ResourceRegistry objects are kept: one trait, two stores.
+//! Where ResourceRegistry objects are kept: one trait, two stores, and encryption around either.
 //!
 //! Values are JSON without `metadata.resourceVersion`; the store's revision takes its place on reading. Every write names the
 //! revision it was made from, so that no write overwrites one it has not seen. An acknowledged write is on disk.
 
 pub mod embedded;
+pub mod encryption;
 pub mod etcd;
 
 use async_trait::async_trait;
@@ -19,6 +20,8 @@ pub struct Stored {
     pub value: Bytes,
     /// The revision of its last write.
     pub revision: u64,
+    /// Whether it is stored in another way than it would be written now, so that even an update without a change is worth it.
+    pub is_outdated: bool,
 }
 
 /// All objects at one revision, in order of their names.
@@ -75,6 +78,8 @@ pub type Changes = BoxStream<'static, Result<StorageEvent, StorageError>>;
 /// A store of small named objects.
 #[async_trait]
 pub trait Storage: std::fmt::Debug + Send + Sync + 'static {
+    /// The key an object is stored under.
+    fn key(&self, name: &str) -> String;
     /// Reads one object.
     async fn get(&self, name: &str) -> Result<Option<Stored>, StorageError>;
     /// Reads all objects at one revision.
