@@ -35,10 +35,16 @@ pub(crate) async fn cuttable(stream: impl Future<Output = ()>, after: Duration) 
     token.run_until_cancelled(STREAM.scope(cut, stream)).await;
 }
 
+/// Is told how much was sent.
+pub(crate) trait Sent {
+    /// So many bytes more.
+    fn sent(&mut self, bytes: usize);
+}
+
 /// A body that holds something until the last byte was sent or the reader is gone.
 pub(crate) struct Held<T> {
     inner: Body,
-    _held: T,
+    held: T,
     stream: Option<StreamCut>,
     watched: Option<Arc<Waiting>>,
 }
@@ -59,7 +65,7 @@ impl Waiting {
 impl<T> Held<T> {
     /// Must be called from within the task that serves the stream.
     pub(crate) fn new(inner: Body, held: T) -> Self {
-        Self { inner, _held: held, stream: STREAM.try_with(StreamCut::clone).ok(), watched: None }
+        Self { inner, held, stream: STREAM.try_with(StreamCut::clone).ok(), watched: None }
     }
 
     /// A chunk was handed over. If more will follow, somebody has to see whether it is ever asked for.
@@ -91,7 +97,7 @@ async fn watch_over(waiting: Weak<Waiting>, cut: StreamCut) {
     }
 }
 
-impl<T: Unpin> http_body::Body for Held<T> {
+impl<T: Sent + Unpin> http_body::Body for Held<T> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -103,7 +109,8 @@ impl<T: Unpin> http_body::Body for Held<T> {
             waiting.since.store(0, Ordering::Relaxed);
         }
         let polled = Pin::new(&mut self.inner).poll_frame(context);
-        if matches!(polled, Poll::Ready(Some(Ok(_)))) {
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.held.sent(frame.data_ref().map_or(0, Bytes::len));
             self.handed_over();
         }
         polled

@@ -1,11 +1,13 @@
 //! What happens to every request before and after it is routed, in this order: it gets an audit id, is understood,
-//! authenticated, counted against the limits, authorized, given a deadline and a fence against panics, and measured.
+//! authenticated, recorded, counted against the limits, authorized, given a deadline and a fence against panics, and
+//! measured.
 //!
 //! In: any request. Out: an answer, always; handlers behind it find [`Caller`], [`RequestInfo`] and [`AuditId`] in the
 //! request's extensions, and no credentials in its headers.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, HttpBody as _};
@@ -14,14 +16,18 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use http_body_util::Limited;
+use http_body_util::{LengthLimitError, Limited};
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower_http::compression::Predicate;
 
+use crate::audit::{Arrival, Audit, Record};
 use crate::authn::{Authenticator, impersonate};
 use crate::authz::Authorizer;
-use crate::body::Held;
+use crate::body::{Held, Sent};
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::request::{Caller, RequestInfo};
@@ -29,6 +35,8 @@ use crate::serve::Peer;
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 const AUDIT_ID_LENGTH: usize = 64;
+/// Seconds after which another replica, or this server's next process, is likely to be there.
+const RETRY_AFTER: u32 = 5;
 
 /// Answers smaller than this are sent as they are: compressing them costs more than it saves.
 const COMPRESS_FROM: u64 = 128 * 1024;
@@ -83,13 +91,45 @@ impl Predicate for WorthCompressing {
     }
 }
 
+/// What became of a request: in time or not, without or with a panic, an answer or a refusal.
+type Handled = Result<Result<Result<Response, ApiError>, Box<dyn std::any::Any + Send>>, tokio::time::error::Elapsed>;
+
+/// What happens to requests once the server stops. Cloned handles share one state.
+#[derive(Debug, Clone, Default)]
+pub struct Draining {
+    refusing: Arc<AtomicBool>,
+    running: TaskTracker,
+}
+
+impl Draining {
+    /// From now on requests are told to come again later. Returns when those under way, watches not counted, are answered.
+    pub async fn begin(&self) {
+        self.refusing.store(true, Ordering::Relaxed);
+        self.running.close();
+        self.running.wait().await;
+    }
+}
+
+/// What the gate is made of.
+#[derive(Debug)]
+pub(crate) struct GateParts {
+    pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) authorizer: Arc<Authorizer>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) audit: Option<Arc<Audit>>,
+    pub(crate) limits: Limits,
+    pub(crate) draining: Draining,
+}
+
 /// What the gate needs to decide.
 #[derive(Debug)]
 pub(crate) struct Gate {
     authenticator: Arc<Authenticator>,
     authorizer: Arc<Authorizer>,
     metrics: Arc<Metrics>,
+    audit: Option<Arc<Audit>>,
     limits: Limits,
+    draining: Draining,
     reads: Option<Arc<Semaphore>>,
     writes: Option<Arc<Semaphore>>,
 }
@@ -97,12 +137,26 @@ pub(crate) struct Gate {
 /// Held for as long as the answer is being sent.
 struct Running {
     _permit: Option<OwnedSemaphorePermit>,
+    _undrained: Option<TaskTrackerToken>,
     gauge: Gauge,
+    /// Bytes sent so far, and where they are counted in the end; not for watches.
+    sizes: Option<Histogram>,
+    sent: u64,
+}
+
+impl Sent for Running {
+    fn sent(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
+    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         self.gauge.dec();
+        if let Some(sizes) = &self.sizes {
+            #[expect(clippy::cast_precision_loss, reason = "a histogram's buckets are far coarser")]
+            sizes.observe(self.sent as f64);
+        }
     }
 }
 
@@ -111,10 +165,11 @@ pub(crate) async fn gate(State(gate): State<Arc<Gate>>, request: Request, next: 
     let arrived = Instant::now();
     let audit_id = AuditId::of(request.headers());
     let head_only = *request.method() == Method::HEAD;
+    let is_dry_run = request.uri().query().is_some_and(|query| query.contains("dryRun=All"));
     let mut response = match RequestInfo::new(request.method(), request.uri()) {
         Ok(info) => {
             let response = gate.fenced(&info, &audit_id, request, next).await;
-            gate.metrics.answered(&info, response.status(), arrived.elapsed());
+            gate.metrics.answered(&info, is_dry_run, response.status(), arrived.elapsed());
             log(&info, &audit_id, response.status(), arrived);
             response
         }
@@ -125,23 +180,32 @@ pub(crate) async fn gate(State(gate): State<Arc<Gate>>, request: Request, next: 
 }
 
 impl Gate {
-    pub(crate) fn new(
-        authenticator: Arc<Authenticator>,
-        authorizer: Arc<Authorizer>,
-        metrics: Arc<Metrics>,
-        limits: Limits,
-    ) -> Self {
+    pub(crate) fn new(parts: GateParts) -> Self {
+        let GateParts { authenticator, authorizer, metrics, audit, limits, draining } = parts;
         let semaphore = |permits: usize| (permits > 0).then(|| Arc::new(Semaphore::new(permits)));
         let (reads, writes) = (semaphore(limits.reads), semaphore(limits.writes));
-        Self { authenticator, authorizer, metrics, limits, reads, writes }
+        Self { authenticator, authorizer, metrics, audit, limits, draining, reads, writes }
     }
 
     /// Handles the request within its deadline; a panic on the way becomes a 500 for this request alone.
     async fn fenced(&self, info: &RequestInfo, audit_id: &AuditId, request: Request, next: Next) -> Response {
         let long_running = is_long_running(info, request.uri().query());
-        let handled = AssertUnwindSafe(self.handled(info, audit_id, request, next)).catch_unwind();
+        let mut record = None;
+        let handled = AssertUnwindSafe(self.handled(info, audit_id, request, next, &mut record)).catch_unwind();
         let outcome =
             if long_running { Ok(handled.await) } else { tokio::time::timeout(self.limits.deadline, handled).await };
+        if let (Ok(Err(_)), Some(record)) = (&outcome, &mut record) {
+            record.panicked().await;
+        }
+        let response = self.response(outcome, info, audit_id);
+        match record {
+            Some(record) => record.answered(response, long_running).await,
+            None => response,
+        }
+    }
+
+    /// What handling came to, as an answer.
+    fn response(&self, outcome: Handled, info: &RequestInfo, audit_id: &AuditId) -> Response {
         match outcome {
             Ok(Ok(Ok(response))) => with_status(response, self.limits.body),
             Ok(Ok(Err(error))) => error.into_response(),
@@ -165,40 +229,63 @@ impl Gate {
         audit_id: &AuditId,
         request: Request,
         next: Next,
+        record: &mut Option<Record>,
     ) -> Result<Response, ApiError> {
         let open = self.authorizer.is_open(info);
+        if !open && self.draining.refusing.load(Ordering::Relaxed) {
+            self.metrics.refused("draining");
+            return Err(ApiError::too_many_requests("the server is shutting down, try again", RETRY_AFTER));
+        }
+        let arrival = self.audit.as_ref().map(|audit| (audit, Arrival::of(&request)));
         let long_running = is_long_running(info, request.uri().query());
         let (mut parts, body) = request.into_parts();
-        let caller = if open {
+        let who = if open {
             // Whoever may ask without credentials may also ask with bad ones; and health must not wait for reviews.
-            self.authenticator.strip(&mut parts.headers);
-            Caller::anonymous()
+            Ok(Caller::anonymous())
         } else {
-            self.caller(parts.extensions.get::<Peer>(), &mut parts.headers).await?
+            self.authenticator.authenticate(parts.extensions.get::<Peer>(), &parts.headers).await
         };
-        let running = self.admit(info, open || long_running)?;
-        self.authorizer.authorize(&caller, info).await?;
+        self.authenticator.strip(&mut parts.headers);
+        if let Some((audit, arrival)) = arrival {
+            let caller = who.as_ref().cloned().unwrap_or_else(|_| Caller::unknown());
+            *record = Record::begin(audit, arrival, &audit_id.0, &caller, info).await?;
+        }
+        let mut caller = who?;
+        if !open {
+            caller = impersonate(&self.authorizer, caller, &mut parts.headers).await?;
+        }
+        let running = self.admit(info, open, long_running)?;
+        let allowed = self.authorizer.authorize(&caller, info).await;
+        if let Some(record) = record {
+            record.caller_is(&caller, allowed.is_ok());
+        }
+        allowed?;
         self.check_length(&parts.headers)?;
+        let mut body = Body::new(Limited::new(body, self.limits.body));
+        if let Some(record) = record {
+            body = record.body(body).await.map_err(|error| self.unreadable(error))?;
+        }
         parts.extensions.insert(caller);
         parts.extensions.insert(info.clone());
         parts.extensions.insert(audit_id.clone());
-        let body = Body::new(Limited::new(body, self.limits.body));
         let response = next.run(Request::from_parts(parts, body)).await;
         Ok(response.map(|inner| Body::new(Held::new(inner, running))))
     }
 
-    async fn caller(&self, peer: Option<&Peer>, headers: &mut HeaderMap) -> Result<Caller, ApiError> {
-        let caller = self.authenticator.authenticate(peer, headers).await;
-        self.authenticator.strip(headers);
-        impersonate(&self.authorizer, caller?, headers).await
+    /// A body could not be read to its end.
+    fn unreadable(&self, error: axum::Error) -> ApiError {
+        match error.into_inner().downcast_ref::<LengthLimitError>() {
+            Some(_) => too_large(self.limits.body),
+            None => ApiError::bad_request("the request's body ended early"),
+        }
     }
 
     /// Takes one of the places for requests at once.
-    fn admit(&self, info: &RequestInfo, unlimited: bool) -> Result<Running, ApiError> {
+    fn admit(&self, info: &RequestInfo, open: bool, long_running: bool) -> Result<Running, ApiError> {
         let (semaphore, kind) =
             if info.is_read_only() { (&self.reads, "readOnly") } else { (&self.writes, "mutating") };
         let permit = match semaphore {
-            Some(semaphore) if !unlimited => match Arc::clone(semaphore).try_acquire_owned() {
+            Some(semaphore) if !open && !long_running => match Arc::clone(semaphore).try_acquire_owned() {
                 Ok(permit) => Some(permit),
                 Err(_) => {
                     self.metrics.refused("inflight");
@@ -207,9 +294,11 @@ impl Gate {
             },
             _ => None,
         };
-        let gauge = self.metrics.running(if unlimited { "unlimited" } else { kind });
+        let gauge = if long_running { self.metrics.long_running(info) } else { self.metrics.running(kind) };
         gauge.inc();
-        Ok(Running { _permit: permit, gauge })
+        let sizes = (!long_running).then(|| self.metrics.size(info));
+        let undrained = (!long_running && !open).then(|| self.draining.running.token());
+        Ok(Running { _permit: permit, _undrained: undrained, gauge, sizes, sent: 0 })
     }
 
     /// Refuses a body that says itself that it is too long, before a byte of it was read.

@@ -1,15 +1,16 @@
 //! Everything a Kubernetes aggregated API server must be, and nothing of search.
 //!
 //! ```text
-//! socket ─► serve + tls ─► layers ─► authn ─► authz ─► route ─┬► registry ─► storage
-//!                                                             ├► discovery · openapi · health · metrics
-//!                                                             └► routers handed in (search)
-//!                                                                        └─► encode · table · error ─► caller
+//! socket ─► serve + tls ─► layers ─► authn ─► audit ─► authz ─► route ─┬► registry ─► storage
+//!                                                                     ├► discovery · openapi · health · metrics
+//!                                                                     └► routers handed in (search)
+//!                                                                                └─► encode · table · error ─► caller
 //! ```
 //!
 //! Requests go from left to right and never back. Everything that can fail ends as an [`error::ApiError`]; nothing in
 //! here knows what a member cluster or an index is.
 
+pub mod audit;
 pub mod authn;
 pub mod authz;
 mod body;

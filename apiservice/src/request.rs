@@ -47,6 +47,11 @@ impl Caller {
         }
     }
 
+    /// Whoever sent credentials that were not accepted; only for the audit log.
+    pub(crate) fn unknown() -> Self {
+        Self { username: String::new(), uid: None, groups: Vec::new(), extra: BTreeMap::new() }
+    }
+
     /// A caller whose credentials were accepted; adds the group that says so, unless the groups already say what the
     /// caller is: a front proxy may pass on that it does not know the user.
     pub fn authenticated(username: impl Into<String>, mut groups: Vec<String>) -> Self {

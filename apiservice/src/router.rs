@@ -17,12 +17,13 @@ use tower::ServiceExt as _;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 
+use crate::audit::Audit;
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::discovery::{self, Discovery, DiscoverySettings};
 use crate::error::ApiError;
 use crate::health::Health;
-use crate::layers::{Gate, Limits, WorthCompressing, gate};
+use crate::layers::{Draining, Gate, GateParts, Limits, WorthCompressing, gate};
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
 use crate::{GROUP, GROUP_VERSION_PATH};
@@ -38,12 +39,16 @@ pub struct RouterParts {
     pub health: Health,
     /// Counts requests and serves `/metrics`.
     pub metrics: Arc<Metrics>,
+    /// Records requests, if an audit log is wanted.
+    pub audit: Option<Arc<Audit>>,
     /// Routes of `…/resourceregistries`, whole paths.
     pub registries: Router,
     /// Routes of `…/search`, whole paths; without them the resource does not exist.
     pub search: Option<Router>,
     /// How much is accepted at once.
     pub limits: Limits,
+    /// Tells requests to come again later once the server stops.
+    pub draining: Draining,
     /// `HOST:PORT` or `:PORT` that discovery tells clients.
     pub server_address: String,
 }
@@ -60,7 +65,14 @@ struct Routes {
 /// One router over everything.
 pub fn router(parts: RouterParts) -> Router {
     let settings = DiscoverySettings { search: parts.search.is_some(), server_address: parts.server_address };
-    let gate_state = Gate::new(parts.authenticator, parts.authorizer, Arc::clone(&parts.metrics), parts.limits);
+    let gate_state = Gate::new(GateParts {
+        authenticator: parts.authenticator,
+        authorizer: parts.authorizer,
+        metrics: Arc::clone(&parts.metrics),
+        audit: parts.audit,
+        limits: parts.limits,
+        draining: parts.draining,
+    });
     let routes = Routes {
         health: parts.health,
         metrics: parts.metrics,
@@ -109,7 +121,7 @@ impl Routes {
             ["apis", GROUP] => self.discovery.group(headers),
             ["apis", GROUP, crate::VERSION] => self.discovery.resources(headers),
             ["version"] => Ok(self.discovery.version()),
-            ["metrics"] => Ok(self.metrics.answer()),
+            ["metrics"] => Ok(self.metrics.answer(headers)),
             ["openapi", below @ ..] => self.openapi.answer(below, headers),
             ["healthz" | "livez" | "readyz", ..] => Ok(self.health.answer(path, uri.query().unwrap_or_default()).await),
             _ => Err(ApiError::unknown_path()),

@@ -7,12 +7,15 @@
 //! makes the caller is decided for each request (see [`crate::authn`]), because two authorities with different powers
 //! are accepted on one port.
 
+mod policy;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+pub use policy::{CipherSuite, Curve, MinVersion, TlsPolicy};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rcgen::{KeyUsagePurpose, PKCS_ECDSA_P256_SHA256};
 use rustls::client::danger::HandshakeSignatureValid;
@@ -68,16 +71,6 @@ fn parse_certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'stat
         .collect::<Result<Vec<_>, _>>()
         .map_err(|source| error(format!("not PEM: {source}")))?;
     if chain.is_empty() { Err(error("holds no certificate".to_owned())) } else { Ok(chain) }
-}
-
-/// Lowest TLS version that is spoken.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum MinVersion {
-    /// TLS 1.2 and 1.3.
-    #[default]
-    Tls12,
-    /// TLS 1.3 only.
-    Tls13,
 }
 
 /// A certificate chain and its key, both PEM.
@@ -220,26 +213,22 @@ fn names_inside(pair: &CertifiedKey) -> Vec<String> {
         .collect()
 }
 
-/// The configuration to serve with. Speaks HTTP/2 and HTTP/1.1, or only the latter.
+/// The configuration to serve with.
 ///
 /// # Errors
-/// If the crypto provider does not have the wanted TLS version.
+/// If nothing is left that could be spoken.
 pub fn server_config(
     certificates: Arc<ServingCertificates>,
-    min_version: MinVersion,
-    http2: bool,
+    policy: &TlsPolicy,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider = provider();
-    let versions: &[&rustls::SupportedProtocolVersion] = match min_version {
-        MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
-        MinVersion::Tls13 => &[&rustls::version::TLS13],
-    };
+    let provider = Arc::new(policy.provider());
     let verifier = Arc::new(AskOnly { algorithms: provider.signature_verification_algorithms });
     let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions)?
+        .with_protocol_versions(&policy.versions())?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(certificates);
-    config.alpn_protocols = if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
+    config.alpn_protocols =
+        if policy.http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
     Ok(Arc::new(config))
 }
 

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
@@ -89,6 +90,44 @@ pub struct Part {
     pub printer_columns: Arc<[PrinterColumn]>,
     /// The version from which on the feed holds every change: a watcher that knows this one or a later one misses nothing.
     pub floor: u64,
+    /// How much its objects take.
+    pub size: Size,
+    /// What came from the cluster so far.
+    pub traffic: Arc<Traffic>,
+}
+
+/// Bytes of objects.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    /// As they are kept.
+    pub compressed: u64,
+    /// As the cluster wrote them.
+    pub raw: u64,
+}
+
+impl Size {
+    fn add(&mut self, entry: &Entry) {
+        self.compressed += entry.frame().bytes.len() as u64;
+        self.raw += u64::from(entry.frame().raw_length);
+    }
+
+    fn subtract(&mut self, entry: &Entry) {
+        self.compressed -= entry.frame().bytes.len() as u64;
+        self.raw -= u64::from(entry.frame().raw_length);
+    }
+}
+
+/// What came from a cluster since its part was opened; for metrics. Written by its reflector only.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Watches begun; the first one included.
+    pub watches: AtomicU64,
+    /// Whole lists taken in.
+    pub lists: AtomicU64,
+    /// Objects written or deleted.
+    pub changes: AtomicU64,
+    /// Rounds that ended with a failure.
+    pub failures: AtomicU64,
 }
 
 /// How well a cluster's part follows the cluster.
@@ -195,6 +234,11 @@ impl ResourceCache {
         &self.codec
     }
 
+    /// Changes that followers can still catch up with.
+    pub fn feed_length(&self) -> usize {
+        self.state.lock().feed.len()
+    }
+
     /// The state of the chosen clusters (all of them if `clusters` is none), taken at one moment.
     pub fn snapshot(&self, clusters: Option<&BTreeSet<ClusterName>>) -> Snapshot {
         let state = self.state.lock();
@@ -234,6 +278,8 @@ impl ResourceCache {
             sync: SyncState::default(),
             printer_columns: Arc::default(),
             floor: u64::MAX,
+            size: Size::default(),
+            traffic: Arc::default(),
         });
         if part.served != *served {
             part.served = served.clone();
@@ -283,7 +329,7 @@ impl ResourceCache {
         if let Some(part) = self.state.lock().parts.get_mut(cluster)
             && part.objects.get(&old.key()).is_some_and(|present| present.same_block(old))
         {
-            part.objects.insert(new);
+            part.insert(new);
         }
     }
 }
@@ -387,6 +433,7 @@ impl Writer {
         let reached = number(&version);
         state.apply(&self.cluster, PreparedChange::Bookmark(version));
         if let Some(part) = state.parts.get_mut(&self.cluster) {
+            part.traffic.lists.fetch_add(1, Ordering::Relaxed);
             part.sync = SyncState { synced: true, last_seen: Some(Timestamp::now()), failure: None };
             if first {
                 part.floor = reached;
@@ -398,6 +445,13 @@ impl Writer {
     /// Forgets the version, so that the next round lists again. The objects stay.
     pub fn forget_version(&self) {
         self.update(|part| part.version = None);
+    }
+
+    /// Notes that a watch begins.
+    pub fn watching(&self) {
+        self.update(|part| {
+            part.traffic.watches.fetch_add(1, Ordering::Relaxed);
+        });
     }
 
     /// Notes that the cluster was heard from just now and all is well.
@@ -413,6 +467,7 @@ impl Writer {
         self.update(|part| {
             let since = part.sync.failure.as_ref().map_or_else(Timestamp::now, |earlier| earlier.since);
             part.sync.failure = Some(Failure { since, message });
+            part.traffic.failures.fetch_add(1, Ordering::Relaxed);
         });
     }
 
@@ -452,7 +507,8 @@ impl State {
         let Some(part) = self.parts.get_mut(cluster) else { return };
         let version = entry.resource_version();
         part.reach(version);
-        let previous = part.objects.insert(entry.clone());
+        let previous = part.insert(entry.clone());
+        part.traffic.changes.fetch_add(1, Ordering::Relaxed);
         self.push(cluster, Change::Upserted { entry, previous, version });
     }
 
@@ -460,6 +516,8 @@ impl State {
         let Some(part) = self.parts.get_mut(cluster) else { return };
         part.reach(version);
         let Some(previous) = part.objects.remove(key) else { return };
+        part.size.subtract(&previous);
+        part.traffic.changes.fetch_add(1, Ordering::Relaxed);
         self.push(cluster, Change::Deleted { previous, last, version });
     }
 }
@@ -470,6 +528,15 @@ fn number(version: &str) -> u64 {
 }
 
 impl Part {
+    fn insert(&mut self, entry: Entry) -> Option<Entry> {
+        self.size.add(&entry);
+        let previous = self.objects.insert(entry);
+        if let Some(previous) = &previous {
+            self.size.subtract(previous);
+        }
+        previous
+    }
+
     /// Moves the version on. Objects of a list not yet complete must not set one, so only a version that is there moves.
     fn reach(&mut self, version: u64) {
         if let Some(present) = &self.version

@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::args::DemoArgs;
-use crate::run::{Server, Settings, stop_on_signal};
+use crate::run::{Server, stop_on_signal};
+use crate::settings::Settings;
 use crate::{identity, kubeconfig};
 
 static MANIFESTS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../deploy/demo");
@@ -62,7 +63,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         identity,
         storage: Arc::clone(&storage),
         members: snapshot::start(clusters.clone(), stop.clone())?,
-        member_limits: ConnectionLimits { qps: 0.0, burst: 0 },
+        member_limits: ConnectionLimits { qps: 0.0, burst: 0, streamed_lists: true },
         settings: Settings::default(),
     };
     let serving = tokio::spawn(server.run(stop.clone()));

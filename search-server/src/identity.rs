@@ -101,9 +101,7 @@ fn trust(flags: &Authentication, client: &Client, stop: &CancellationToken) -> R
 
 fn certificates(flags: &Serving, address: SocketAddr, stop: &CancellationToken) -> Result<Arc<ServingCertificates>> {
     let (Some(certificate), Some(key)) = (&flags.tls_cert_file, &flags.tls_private_key_file) else {
-        let pki = generate(address)?;
-        tracing::warn!("no --tls-cert-file is given: serving with a certificate made for this run, which nobody knows");
-        return Ok(ServingCertificates::from_pem(&pki.serving_certificate, &pki.serving_key)?);
+        return self_signed(flags, address);
     };
     let main = CertificateFiles { certificate: certificate.clone(), key: key.clone() };
     let further = flags.tls_sni_cert_key.iter().map(|pair| SniFiles {
@@ -113,4 +111,25 @@ fn certificates(flags: &Serving, address: SocketAddr, stop: &CancellationToken) 
     let certificates = ServingCertificates::from_files(main, further.collect())?;
     tokio::spawn(Arc::clone(&certificates).keep_fresh(REREAD, stop.clone()));
     Ok(certificates)
+}
+
+/// The pair in `--cert-dir`; made and put there if there is none, so that the next start shows the same.
+fn self_signed(flags: &Serving, address: SocketAddr) -> Result<Arc<ServingCertificates>> {
+    let folder = &flags.cert_dir;
+    let files = CertificateFiles { certificate: folder.join("apiserver.crt"), key: folder.join("apiserver.key") };
+    if files.certificate.exists() && files.key.exists() {
+        tracing::warn!(folder = %folder.display(), "no --tls-cert-file is given: serving with the pair in this folder");
+        return Ok(ServingCertificates::from_files(files, Vec::new())?);
+    }
+    let pki = generate(address)?;
+    let written = kubeconfig::write_private(&files.key, &pki.serving_key)
+        .and_then(|()| std::fs::write(&files.certificate, format!("{}{}", pki.serving_certificate, pki.authority)));
+    match written {
+        Ok(()) => tracing::warn!(folder = %folder.display(), "no --tls-cert-file is given: made a pair in this folder"),
+        Err(error) => tracing::warn!(
+            folder = %folder.display(), %error,
+            "no --tls-cert-file is given: serving with a pair made for this run, which could not be kept"
+        ),
+    }
+    Ok(ServingCertificates::from_pem(&pki.serving_certificate, &pki.serving_key)?)
 }

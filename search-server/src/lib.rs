@@ -15,6 +15,8 @@ mod identity;
 mod kubeconfig;
 mod logging;
 mod members;
+mod observe;
 mod reconcile;
 mod routes;
 pub mod run;
+mod settings;

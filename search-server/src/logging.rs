@@ -1,34 +1,47 @@
-//! The log: structured lines on standard error, quiet while all is well.
+//! The log: structured lines on standard error, quiet while all is well. Spans go to a collector, if one is named.
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets, filter_fn};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::args::LogFormat;
+use crate::observe::traces::{self, Traces};
 
 /// Libraries that speak of each connection; worth hearing only when a fault is looked for.
-const QUIETED: &str =
-    "hyper=warn,hyper_util=warn,h2=warn,rustls=warn,tower=warn,tonic=warn,kube_client=warn,kube_runtime=warn";
+const QUIETED: &str = "hyper=warn,hyper_util=warn,h2=warn,rustls=warn,tower=warn,tonic=warn,kube_client=warn,\
+                       kube_runtime=warn,opentelemetry=warn,opentelemetry_sdk=warn,opentelemetry_otlp=warn";
 
 /// Sets the log up, once. `RUST_LOG` overrides the verbosity.
-pub(crate) fn start(format: LogFormat, verbosity: u32) {
+pub(crate) fn start(format: LogFormat, verbosity: u32, traces: Option<&Traces>) {
     let level = match verbosity {
         0..=3 => "info",
         4..=7 => "debug",
         _ => "trace",
     };
-    start_at(format, level);
+    start_at(format, level, traces);
 }
 
 /// Sets the log up to tell what is wrong and nothing else.
 pub(crate) fn start_quiet() {
-    start_at(LogFormat::Text, "warn");
+    start_at(LogFormat::Text, "warn", None);
 }
 
-fn start_at(format: LogFormat, level: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},{QUIETED}")));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+fn start_at(format: LogFormat, level: &str, traces: Option<&Traces>) {
+    let spans = traces.map(|traces| {
+        let only_ours = Targets::new().with_target(traces::TARGET, LevelFilter::INFO);
+        tracing_opentelemetry::layer().with_tracer(traces.tracer()).with_filter(only_ours)
+    });
     // A second start, as in tests, keeps the first one's settings.
-    let _ = match format {
-        LogFormat::Text => lines.with_ansi(false).try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
-    };
+    let _ = tracing_subscriber::registry().with(lines(format, level)).with(spans).try_init();
+}
+
+fn lines(format: LogFormat, level: &str) -> Box<dyn Layer<Registry> + Send + Sync> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},{QUIETED}")));
+    let no_spans = filter_fn(|metadata| metadata.target() != traces::TARGET);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => lines.with_ansi(false).with_filter(filter).with_filter(no_spans).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).with_filter(no_spans).boxed(),
+    }
 }

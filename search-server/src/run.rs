@@ -3,44 +3,39 @@
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use apiservice::health::{Health, Probe};
-use apiservice::layers::Limits;
+use anyhow::{Context, Result};
+use apiservice::audit::Audit;
+use apiservice::health::Health;
+use apiservice::layers::Draining;
 use apiservice::metrics::Metrics;
 use apiservice::registry::{RegistryApi, RegistryStore};
 use apiservice::router::RouterParts;
-use apiservice::serve::ServeSettings;
 use apiservice::storage::Storage;
-use apiservice::storage::embedded::EmbeddedStorage;
-use apiservice::storage::etcd::{EtcdConfig, EtcdStorage};
-use apiservice::tls::MinVersion;
 use indexer::cache::Cache;
 use indexer::connection::ConnectionLimits;
 use indexer::source::MemberSet;
-use indexer::supervise::{RegistrySet, Supervisor};
+use indexer::supervise::{Overview, RegistrySet, Supervisor};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::args::{self, Cli, Command, MinTlsVersion, ServeArgs};
+use crate::args::{self, Cli, Command, ServeArgs};
 use crate::identity::{self, Identity};
+use crate::kubeconfig::RequestRate;
+use crate::observe::checks::Watched;
+use crate::observe::metrics::Lookups;
+use crate::observe::traces::Traces;
 use crate::routes::SearchState;
-use crate::{conditions, demo, kubeconfig, logging, members, reconcile, routes};
-
-/// Asked for and not done, this flag would leave secrets in the open; every other flag without meaning does no harm.
-const ENCRYPTION_FLAG: &str = "encryption-provider-config";
+use crate::settings::{Settings, Stopping};
+use crate::{conditions, demo, kubeconfig, logging, members, observe, reconcile, routes, settings};
 
 /// Carries out a command line; failures are told in one line.
 pub fn run(cli: Cli) -> ExitCode {
     let outcome = match cli.command {
-        Command::Serve(args) => {
-            logging::start(args.logging.format, args.logging.verbosity);
-            in_runtime(serve(*args))
-        }
+        Command::Serve(args) => in_runtime(logged(*args)),
         Command::Demo(args) => {
             logging::start_quiet();
             in_runtime(demo::run(args))
@@ -89,17 +84,28 @@ pub(crate) fn stop_on_signal() -> Result<CancellationToken> {
     Ok(stop)
 }
 
-async fn serve(args: ServeArgs) -> Result<()> {
-    let ignored = args.ignored_flags_given();
-    if ignored.iter().any(|flag| flag.name.trim_start_matches('-') == ENCRYPTION_FLAG) {
-        bail!(
-            "--{ENCRYPTION_FLAG} is not supported yet: registries would be stored as plain text, so this is as far as it goes"
-        );
+/// Serves with log and traces as the flags want them.
+async fn logged(args: ServeArgs) -> Result<()> {
+    let traces = args.insight.otlp_endpoint.as_deref().map(Traces::start).transpose()?;
+    logging::start(args.logging.format, args.logging.verbosity, traces.as_ref());
+    let outcome = serve(args).await;
+    if let Some(traces) = traces {
+        traces.end().await;
     }
-    for flag in ignored {
+    outcome
+}
+
+async fn serve(args: ServeArgs) -> Result<()> {
+    for flag in args.ignored_flags_given() {
         warn!(flag = flag.name, reason = flag.reason, "this flag does nothing here");
     }
+    for gate in args.features.gates_without_meaning() {
+        info!(gate, "this feature gate does nothing here");
+    }
     let stop = stop_on_signal()?;
+    if args.insight.enable_pprof {
+        observe::profiles::start(args.insight.profiling_bind_address, stop.clone()).await?;
+    }
     let listener = TcpListener::bind(args.listen_address())
         .await
         .with_context(|| format!("cannot listen on {}", args.listen_address()))?;
@@ -115,18 +121,20 @@ async fn serve(args: ServeArgs) -> Result<()> {
         info!(kubeconfig = %path.display(), "wrote a kubeconfig for this server");
     }
     let control_plane = match args.members.from_karmada() {
-        true => Some(kubeconfig::client(args.control_plane.kubeconfig.as_deref()).await?),
+        true => {
+            let rate = RequestRate { qps: args.control_plane.kube_api_qps, burst: args.control_plane.kube_api_burst };
+            Some(kubeconfig::paced_client(args.control_plane.kubeconfig.as_deref(), rate).await?)
+        }
         false => None,
     };
     let sources = args.members.sources();
     let members = members::start(sources, control_plane.as_ref(), args.contexts_kubeconfig(), &stop).await?;
-    let (qps, burst) = (args.members.cluster_api_qps, args.members.cluster_api_burst);
     let server = Server {
         listener,
         identity,
-        storage: storage(&args)?,
+        storage: settings::storage(&args, &stop)?,
         members,
-        member_limits: ConnectionLimits { qps, burst },
+        member_limits: settings::member_limits(&args),
         settings: Settings::of(&args),
     };
     server.run(stop).await
@@ -135,73 +143,6 @@ async fn serve(args: ServeArgs) -> Result<()> {
 /// Where a client on this machine reaches an address.
 pub(crate) fn loopback_url(address: std::net::SocketAddr) -> String {
     if address.ip().is_unspecified() { format!("127.0.0.1:{}", address.port()) } else { address.to_string() }
-}
-
-fn storage(args: &ServeArgs) -> Result<Arc<dyn Storage>> {
-    if args.etcd.etcd_servers.is_empty() {
-        let folder = args.own.data_dir();
-        info!(folder = %folder.display(), "no --etcd-servers: keeping registries in this folder");
-        return Ok(Arc::new(EmbeddedStorage::open(&folder)?));
-    }
-    let config = EtcdConfig {
-        servers: args.etcd.etcd_servers.clone(),
-        prefix: args.etcd.etcd_prefix.clone(),
-        ca_file: args.etcd.etcd_cafile.clone(),
-        client_certificate: args.etcd.etcd_certfile.clone().zip(args.etcd.etcd_keyfile.clone()),
-    };
-    Ok(Arc::new(EtcdStorage::open(&config)?))
-}
-
-/// How the API is served.
-pub(crate) struct Settings {
-    pub(crate) has_search: bool,
-    pub(crate) min_tls: MinVersion,
-    pub(crate) http2: bool,
-    pub(crate) limits: Limits,
-    pub(crate) serving: ServeSettings,
-    pub(crate) shutdown_delay: Duration,
-    /// Watches last this long at least, up to twice as long, unless the caller says otherwise.
-    pub(crate) shortest_watch: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            has_search: true,
-            min_tls: MinVersion::Tls12,
-            http2: true,
-            limits: Limits::default(),
-            serving: ServeSettings::default(),
-            shutdown_delay: Duration::ZERO,
-            shortest_watch: Duration::from_secs(1800),
-        }
-    }
-}
-
-impl Settings {
-    fn of(args: &ServeArgs) -> Self {
-        let mut serving = ServeSettings::default();
-        if args.serving.http2_max_streams_per_connection > 0 {
-            serving.max_concurrent_streams = args.serving.http2_max_streams_per_connection;
-        }
-        Self {
-            has_search: !args.features.disable_search,
-            min_tls: match args.serving.min_tls_version() {
-                MinTlsVersion::Tls12 => MinVersion::Tls12,
-                MinTlsVersion::Tls13 => MinVersion::Tls13,
-            },
-            http2: !args.serving.disable_http2_serving,
-            limits: Limits {
-                reads: args.limits.max_requests_inflight,
-                writes: args.limits.max_mutating_requests_inflight,
-                deadline: args.limits.request_timeout,
-                ..Limits::default()
-            },
-            serving,
-            shutdown_delay: args.serving.shutdown_delay_duration,
-            shortest_watch: Duration::from_secs(u64::from(args.limits.min_request_timeout)),
-        }
-    }
 }
 
 /// All parts of a server, ready to run.
@@ -220,62 +161,98 @@ impl Server {
     /// # Errors
     /// If the API cannot be served at all.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<()> {
-        let address = self.listener.local_addr()?;
-        let cache = Arc::new(Cache::default());
-        let store = RegistryStore::start(Arc::clone(&self.storage), stop.clone());
-        let (registry_sets, registries) = watch::channel(Arc::<RegistrySet>::default());
-        let (supervisor, overview) = Supervisor::new(Arc::clone(&cache), self.member_limits, self.members, registries);
-        let tasks = TaskTracker::new();
-        tasks.spawn(supervisor.run(stop.clone()));
-        tasks.spawn(
-            stop.clone().run_until_cancelled_owned(reconcile::follow_registries(store.subscribe(), registry_sets)),
-        );
-        tasks.spawn(conditions::report(store.clone(), Arc::clone(&cache), overview.clone(), stop.clone()));
-        tasks.close();
+        let Self { listener, identity, storage, members, member_limits, settings } = self;
+        let address = listener.local_addr()?;
+        let metrics = Arc::new(Metrics::new());
+        let following = Following::start(Arc::clone(&storage), members, member_limits, &stop);
+        let audit = settings.audit.map(|audit| Audit::start(audit, &metrics)).transpose()?;
+        let lookups = Lookups::default();
+        metrics.register(|registry| {
+            let (cache, overview) = (Arc::clone(&following.cache), following.overview.clone());
+            observe::metrics::register(registry, cache, overview, &lookups);
+        });
         // Watches and requests end only when the delay that a load balancer needs is over.
         let closing = CancellationToken::new();
-        let shortest_watch = self.settings.shortest_watch;
-        let search = SearchState { cache, overview, shortest_watch, stopping: closing.clone() };
-        let health = health(&self.storage);
+        let search = SearchState {
+            cache: following.cache,
+            overview: following.overview,
+            shortest_watch: settings.shortest_watch,
+            stopping: closing.clone(),
+            lookups,
+        };
+        let health = observe::checks::health(&following.watched, settings.store_timeouts);
+        let draining = Draining::default();
+        let registries = RegistryApi { store: following.watched.registries, stopping: closing.clone() };
         let router = apiservice::router::router(RouterParts {
-            authenticator: self.identity.authenticator,
-            authorizer: self.identity.authorizer,
+            authenticator: identity.authenticator,
+            authorizer: identity.authorizer,
             health: health.clone(),
-            metrics: Arc::new(Metrics::new()),
-            registries: apiservice::registry::router(RegistryApi { store, stopping: closing.clone() }),
-            search: self.settings.has_search.then(|| routes::router(search)),
-            limits: self.settings.limits,
+            metrics,
+            audit: audit.clone(),
+            registries: apiservice::registry::router(registries),
+            search: settings.has_search.then(|| routes::router(search)),
+            limits: settings.limits,
+            draining: draining.clone(),
             server_address: address.to_string(),
         });
-        let tls =
-            apiservice::tls::server_config(self.identity.certificates, self.settings.min_tls, self.settings.http2)?;
+        let router = if settings.is_traced { observe::traces::traced(router) } else { router };
+        let tls = apiservice::tls::server_config(identity.certificates, &settings.tls)?;
         info!(%address, "serving");
-        tokio::spawn({
-            let (delay, closing) = (self.settings.shutdown_delay, closing.clone());
-            async move {
-                stop.cancelled().await;
-                health.begin_shutdown();
-                tokio::time::sleep(delay).await;
-                closing.cancel();
-            }
-        });
-        apiservice::serve::serve(self.listener, tls, router, self.settings.serving, closing).await?;
-        tasks.wait().await;
+        tokio::spawn(close_in_order(stop, health, draining, settings.stopping, closing.clone()));
+        apiservice::serve::serve(listener, tls, router, settings.serving, closing).await?;
+        following.tasks.wait().await;
+        if let Some(audit) = audit {
+            audit.flush().await;
+        }
         info!("stopped");
         Ok(())
     }
 }
 
-/// Ready means that registries can be read. Nothing here waits for aggregation: the control plane reaches us only once we
-/// are ready.
-fn health(storage: &Arc<dyn Storage>) -> Health {
-    let health = Health::new();
-    for name in ["etcd", "etcd-readiness"] {
-        let storage = Arc::clone(storage);
-        health.register(Probe::Ready, name, move || {
-            let storage = Arc::clone(&storage);
-            async move { storage.ping().await.map_err(|error| error.to_string()) }
-        });
+/// Told to stop, the server first looks unready, for as long as load balancers need to notice; then it closes.
+async fn close_in_order(
+    stop: CancellationToken,
+    health: Health,
+    draining: Draining,
+    stopping: Stopping,
+    closing: CancellationToken,
+) {
+    stop.cancelled().await;
+    health.begin_shutdown();
+    tokio::time::sleep(stopping.delay).await;
+    if stopping.sends_retry_after {
+        draining.begin().await;
     }
-    health
+    closing.cancel();
+}
+
+/// What runs beside the requests: registries to plan, plan to watches, watches to cache, and back to the conditions.
+struct Following {
+    cache: Arc<Cache>,
+    overview: watch::Receiver<Arc<Overview>>,
+    watched: Watched,
+    tasks: TaskTracker,
+}
+
+impl Following {
+    fn start(
+        storage: Arc<dyn Storage>,
+        members: watch::Receiver<Arc<MemberSet>>,
+        limits: ConnectionLimits,
+        stop: &CancellationToken,
+    ) -> Self {
+        let cache = Arc::new(Cache::default());
+        let store = RegistryStore::start(Arc::clone(&storage), stop.clone());
+        let (registry_sets, registries) = watch::channel(Arc::<RegistrySet>::default());
+        let (supervisor, overview) = Supervisor::new(Arc::clone(&cache), limits, members, registries);
+        let tasks = TaskTracker::new();
+        let supervisor = tasks.spawn(supervisor.run(stop.clone())).abort_handle();
+        tasks.spawn(
+            stop.clone().run_until_cancelled_owned(reconcile::follow_registries(store.subscribe(), registry_sets)),
+        );
+        let report = conditions::report(store.clone(), Arc::clone(&cache), overview.clone(), stop.clone());
+        let reporter = tasks.spawn(report).abort_handle();
+        tasks.close();
+        Self { cache, overview, watched: Watched { storage, registries: store, supervisor, reporter }, tasks }
+    }
 }

@@ -216,7 +216,12 @@ impl Storage for EmbeddedStorage {
                     .map(|held| {
                         let (name, value) = held?;
                         let (revision, value) = value.value();
-                        Ok(Stored { name: name.value().to_owned(), value: Bytes::copy_from_slice(value), revision, is_outdated: false })
+                        Ok(Stored {
+                            name: name.value().to_owned(),
+                            value: Bytes::copy_from_slice(value),
+                            revision,
+                            is_outdated: false,
+                        })
                     })
                     .collect()
             })?;

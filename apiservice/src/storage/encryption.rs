@@ -133,10 +133,9 @@ impl Encryption {
 }
 
 fn load(path: &PathBuf) -> Result<Option<Loaded>, EncryptionConfigError> {
-    let text =
-        std::fs::read(path).map_err(|source| EncryptionConfigError::Read { path: path.clone(), source })?;
-    let providers = configuration::read(&text)
-        .map_err(|why| EncryptionConfigError::Invalid { path: path.clone(), why })?;
+    let text = std::fs::read(path).map_err(|source| EncryptionConfigError::Read { path: path.clone(), source })?;
+    let providers =
+        configuration::read(&text).map_err(|why| EncryptionConfigError::Invalid { path: path.clone(), why })?;
     Ok(providers.map(|providers| Loaded { text, providers }))
 }
 

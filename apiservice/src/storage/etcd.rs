@@ -262,7 +262,8 @@ impl Storage for EtcdStorage {
     }
 
     async fn ping(&self) -> Result<(), StorageError> {
-        let request = wire::RangeRequest { key: self.key("").into_bytes(), keys_only: true, limit: 1, ..Default::default() };
+        let request =
+            wire::RangeRequest { key: self.key("").into_bytes(), keys_only: true, limit: 1, ..Default::default() };
         self.range(request).await.map(drop)
     }
 }

@@ -43,13 +43,15 @@ const ANSWER_BYTES: usize = 512 << 20;
 /// Largest error body that is looked at.
 const ERROR_BYTES: usize = 64 << 10;
 
-/// How often a member may be asked.
+/// How a member may be asked.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ConnectionLimits {
     /// Requests a second in the long run; 0 is no limit.
     pub qps: f32,
     /// Requests that may be made at once.
     pub burst: u32,
+    /// Whether it is asked to stream its lists, if it can.
+    pub streamed_lists: bool,
 }
 
 /// A member's API server, ready to be asked. Clones share everything.
@@ -61,6 +63,7 @@ struct Inner {
     requests: OnceCell<Client>,
     shards: Mutex<Vec<Shard>>,
     pace: Pace,
+    streamed_lists: bool,
 }
 
 impl std::fmt::Debug for Inner {
@@ -86,7 +89,13 @@ impl MemberConnection {
             requests: OnceCell::new(),
             shards: Mutex::default(),
             pace: Pace::new(limits),
+            streamed_lists: limits.streamed_lists,
         }))
+    }
+
+    /// Whether the member may be asked to stream its lists.
+    pub fn streams_lists(&self) -> bool {
+        self.0.streamed_lists
     }
 
     /// Asks for something and takes the whole answer.

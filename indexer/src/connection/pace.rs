@@ -44,7 +44,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_burst_goes_through_at_once_and_the_rest_is_spaced_out() {
-        let pace = Pace::new(ConnectionLimits { qps: 10.0, burst: 5 });
+        let pace = Pace::new(ConnectionLimits { qps: 10.0, burst: 5, streamed_lists: true });
         let begin = Instant::now();
         for _ in 0..5 {
             pace.wait().await;

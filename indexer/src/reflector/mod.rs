@@ -108,6 +108,7 @@ impl Reflector {
         signals: Signals,
     ) -> Self {
         let api_version = target.served.gvr.api_version();
+        let streamed_list = if connection.streams_lists() { StreamedList::Try } else { StreamedList::Refused };
         Self {
             reader: ObjectReader::new(&key.cluster, &api_version, &target.served.kind),
             key: key.clone(),
@@ -116,7 +117,7 @@ impl Reflector {
             connection,
             writer,
             signals,
-            streamed_list: StreamedList::Try,
+            streamed_list,
         }
     }
 

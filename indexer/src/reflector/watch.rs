@@ -65,7 +65,10 @@ impl Reflector {
         );
         match self.connection.watch(&path, Duration::from_secs(seconds) + GRACE).await {
             Err(error) if error.status_code() == Some(410) => Err(Interruption::Expired),
-            other => Ok(other?),
+            other => {
+                self.writer.watching();
+                Ok(other?)
+            }
         }
     }
 

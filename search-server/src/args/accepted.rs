@@ -94,25 +94,14 @@ const GROUPS: &[(&str, &[Flag])] = &[
         ("stderrthreshold",                  OneOf(SEVERITIES), "2"),
         ("vmodule",                          Text,              ""),
     ]),
-    ("no audit log is written", &[
-        ("audit-log-batch-buffer-size",           Integer,                    "10000"),
+    ("audit records go to a file or to standard output, one by one", &[
         ("audit-log-batch-max-size",              Integer,                    "1"),
         ("audit-log-batch-max-wait",              Duration,                   "0s"),
         ("audit-log-batch-throttle-burst",        Integer,                    "0"),
         ("audit-log-batch-throttle-enable",       Bool,                       "false"),
         ("audit-log-batch-throttle-qps",          Number,                     "0"),
-        ("audit-log-compress",                    Bool,                       "false"),
-        ("audit-log-format",                      OneOf(&["json", "legacy"]), "json"),
-        ("audit-log-maxage",                      Integer,                    "366"),
-        ("audit-log-maxbackup",                   Integer,                    "100"),
-        ("audit-log-maxsize",                     Integer,                    "100"),
-        ("audit-log-mode",                        OneOf(AUDIT_MODES),         "blocking"),
-        ("audit-log-path",                        Text,                       ""),
-        ("audit-log-truncate-enabled",            Bool,                       "false"),
         ("audit-log-truncate-max-batch-size",     Integer,                    "10485760"),
-        ("audit-log-truncate-max-event-size",     Integer,                    "102400"),
         ("audit-log-version",                     Text,                       "audit.k8s.io/v1"),
-        ("audit-policy-file",                     Text,                       ""),
         ("audit-webhook-batch-buffer-size",       Integer,                    "10000"),
         ("audit-webhook-batch-max-size",          Integer,                    "400"),
         ("audit-webhook-batch-max-wait",          Duration,                   "30s"),
@@ -127,25 +116,20 @@ const GROUPS: &[(&str, &[Flag])] = &[
         ("audit-webhook-truncate-max-event-size", Integer,                    "102400"),
         ("audit-webhook-version",                 Text,                       "audit.k8s.io/v1"),
     ]),
-    ("there is no plain-HTTP profiling listener", &[
+    ("profiles are asked for on a listener of their own, with --enable-pprof", &[
         ("contention-profiling",   Bool, "false"),
         ("debug-socket-path",      Text, ""),
-        ("enable-pprof",           Bool, "false"),
         ("profiling",              Bool, "true"),
-        ("profiling-bind-address", Text, ":6060"),
     ]),
-    ("one version of the API is served, and no feature is behind a gate", &[
+    ("one version of the API is served", &[
         ("emulated-version",                            List, ""),
         ("emulation-forward-compatible",                Bool, "false"),
-        ("feature-gates",                               List, ""),
         ("min-compatibility-version",                   List, ""),
         ("runtime-config-emulation-forward-compatible", Bool, "false"),
     ]),
-    ("registries are stored as plain JSON under one prefix, without finalizers' own machinery", &[
+    ("registries are stored as JSON under one prefix", &[
         ("delete-collection-workers",                   Integer,                "1"),
         ("enable-garbage-collector",                    Bool,                   "true"),
-        ("encryption-provider-config",                  Text,                   ""),
-        ("encryption-provider-config-automatic-reload", Bool,                   "false"),
         ("etcd-servers-overrides",                      List,                   ""),
         ("storage-backend",                             OneOf(&["etcd3"]),      ""),
         ("storage-initialization-timeout",              Duration,               "1m0s"),
@@ -171,18 +155,12 @@ const GROUPS: &[(&str, &[Flag])] = &[
         ("external-hostname",                    Text,    ""),
         ("strict-transport-security-directives", List,    ""),
     ]),
-    ("only suites and curves that are safe today are offered", &[
-        ("tls-cipher-suites",     List, ""),
-        ("tls-curve-preferences", List, ""),
-    ]),
     ("sockets are shared as the system does by default", &[
         ("permit-address-sharing", Bool, "false"),
         ("permit-port-sharing",    Bool, "false"),
     ]),
-    ("a server that stops ends its watches at once and answers what is under way", &[
+    ("liveness doesn't wait for anything", &[
         ("livez-grace-period",                         Duration, "0s"),
-        ("shutdown-send-retry-after",                  Bool,     "false"),
-        ("shutdown-watch-termination-grace-period",    Duration, "0s"),
     ]),
 ];
 

@@ -24,9 +24,13 @@ use accepted::Given;
 pub use accepted::IgnoredFlag;
 pub use clap_complete::Shell;
 pub use serve::{
-    Authentication, Authorization, ControlPlane, Etcd, Features, Limits, Logging, Members, Own, ServeArgs, Serving,
+    Audit, Authentication, Authorization, ControlPlane, Etcd, Features, Insight, Limits, Logging, Members, Own,
+    ServeArgs, Serving,
 };
-pub use values::{LogFormat, MemberSource, MinTlsVersion, SniCertificate};
+pub use values::{
+    AuditLogFormat, AuditLogMode, CipherSuite, Curve, FeatureGate, LogFormat, MemberSource, MinTlsVersion,
+    SniCertificate,
+};
 
 /// The name under which the program takes the arguments of `serve` directly.
 const DROP_IN_NAME: &str = "karmada-search";

@@ -9,7 +9,10 @@ use std::time::Duration;
 use clap::Args;
 
 use super::accepted::{Given, IgnoredFlag};
-use super::values::{self, LogFormat, MemberSource, MinTlsVersion, SniCertificate};
+use super::values::{
+    self, AuditLogFormat, AuditLogMode, CipherSuite, Curve, FeatureGate, LogFormat, MemberSource, MinTlsVersion,
+    SniCertificate,
+};
 
 /// Where a server with no control plane listens if no flag says so.
 const STANDALONE_PORT: u16 = 7443;
@@ -41,6 +44,12 @@ pub struct ServeArgs {
     /// Parts that can be left out.
     #[command(flatten)]
     pub features: Features,
+    /// What is recorded of requests.
+    #[command(flatten)]
+    pub audit: Audit,
+    /// What this program says of itself.
+    #[command(flatten)]
+    pub insight: Insight,
     /// The log.
     #[command(flatten)]
     pub logging: Logging,
@@ -77,6 +86,12 @@ pub struct Serving {
     /// Oldest TLS version: VersionTLS12 or VersionTLS13
     #[arg(long)]
     tls_min_version: Option<MinTlsVersion>,
+    /// Cipher suites for TLS 1.2, by the names of IANA; all that are safe by default
+    #[arg(long, value_delimiter = ',')]
+    pub tls_cipher_suites: Vec<CipherSuite>,
+    /// Curves for the key exchange in the order of preference, by the numbers of IANA; all that are safe by default
+    #[arg(long, value_delimiter = ',')]
+    pub tls_curve_preferences: Vec<Curve>,
     /// Speak HTTP/1.1 only
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
           value_parser = values::boolean, action = clap::ArgAction::Set)]
@@ -87,6 +102,13 @@ pub struct Serving {
     /// How long to go on serving after readyz says no
     #[arg(long, default_value = "0s", value_parser = values::duration)]
     pub shutdown_delay_duration: Duration,
+    /// Once it stops, go on listening until requests under way are answered, and tell new ones to come again later
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          value_parser = values::boolean, action = clap::ArgAction::Set)]
+    pub shutdown_send_retry_after: bool,
+    /// How long watches have to end when it stops
+    #[arg(long, default_value = "0s", value_parser = values::duration)]
+    pub shutdown_watch_termination_grace_period: Duration,
 }
 
 impl Serving {
@@ -139,6 +161,13 @@ pub struct Etcd {
     /// How long etcd may take to answer in readyz
     #[arg(long, default_value = "2s", value_parser = values::duration)]
     pub etcd_readycheck_timeout: Duration,
+    /// EncryptionConfiguration with the keys that registries are encrypted with
+    #[arg(long)]
+    pub encryption_provider_config: Option<PathBuf>,
+    /// Read that file again when it changes
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          value_parser = values::boolean, action = clap::ArgAction::Set)]
+    pub encryption_provider_config_automatic_reload: bool,
 }
 
 /// Who callers are.
@@ -255,6 +284,79 @@ pub struct Features {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
           value_parser = values::boolean, action = clap::ArgAction::Set)]
     pub disable_proxy: bool,
+    /// Switches, as Gate=true or component:Gate=false; WatchListClient says whether clusters are asked for streamed lists
+    #[arg(long, value_delimiter = ',')]
+    pub feature_gates: Vec<FeatureGate>,
+}
+
+impl Features {
+    /// Whether a cluster that can stream its lists is asked to.
+    pub fn streams_lists(&self) -> bool {
+        let said = self.feature_gates.iter().rev().find(|gate| gate.name == "WatchListClient");
+        said.is_none_or(|gate| gate.enabled)
+    }
+
+    /// Names of switches that switch nothing.
+    pub fn gates_without_meaning(&self) -> impl Iterator<Item = &str> {
+        self.feature_gates.iter().map(|gate| gate.name.as_str()).filter(|name| *name != "WatchListClient")
+    }
+}
+
+/// What is recorded of requests.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Audit log")]
+pub struct Audit {
+    /// Policy that says what is recorded; without it, nothing is
+    #[arg(long)]
+    pub audit_policy_file: Option<PathBuf>,
+    /// File for the records, - for standard output
+    #[arg(long)]
+    pub audit_log_path: Option<PathBuf>,
+    /// How a record looks
+    #[arg(long, value_enum, default_value = "json")]
+    pub audit_log_format: AuditLogFormat,
+    /// Whether requests wait for their record
+    #[arg(long, value_enum, default_value = "blocking")]
+    pub audit_log_mode: AuditLogMode,
+    /// Records that may wait to be written
+    #[arg(long, default_value_t = 10_000)]
+    pub audit_log_batch_buffer_size: usize,
+    /// Megabytes after which a new file is begun
+    #[arg(long, default_value_t = 100)]
+    pub audit_log_maxsize: u32,
+    /// Old files that are kept, 0 for all
+    #[arg(long, default_value_t = 100)]
+    pub audit_log_maxbackup: u32,
+    /// Days that old files are kept, 0 for ever
+    #[arg(long, default_value_t = 366)]
+    pub audit_log_maxage: u32,
+    /// Compress old files
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          value_parser = values::boolean, action = clap::ArgAction::Set)]
+    pub audit_log_compress: bool,
+    /// Leave bodies out of records that are too large
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          value_parser = values::boolean, action = clap::ArgAction::Set)]
+    pub audit_log_truncate_enabled: bool,
+    /// From how many bytes on a record is too large
+    #[arg(long, default_value_t = 102_400)]
+    pub audit_log_truncate_max_event_size: usize,
+}
+
+/// What this program says of itself.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Traces and profiles")]
+pub struct Insight {
+    /// Collector that spans of requests are sent to over gRPC, as http://127.0.0.1:4317; without it, none are made
+    #[arg(long)]
+    pub otlp_endpoint: Option<String>,
+    /// Listen for requests of profiles, in plain HTTP
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          value_parser = values::boolean, action = clap::ArgAction::Set)]
+    pub enable_pprof: bool,
+    /// Where to listen for them
+    #[arg(long, default_value = ":6060", value_parser = values::listen_address)]
+    pub profiling_bind_address: SocketAddr,
 }
 
 /// The log.

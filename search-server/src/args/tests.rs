@@ -30,6 +30,10 @@ fn sample(name: &str, kind: &str) -> &'static str {
         ("storage-backend", _) => "etcd3",
         ("audit-log-format", _) => "legacy",
         ("audit-log-mode" | "audit-webhook-mode", _) => "blocking-strict",
+        ("feature-gates", _) => "WatchListClient=false,kube:AllAlpha=true",
+        ("tls-cipher-suites", _) => "TLS_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+        ("tls-curve-preferences", _) => "29,23",
+        ("profiling-bind-address", _) => "127.0.0.1:6061",
         (_, "bool") => "true",
         (_, "duration") => "1h2m3.5s",
         (_, "int" | "uint" | "integer" | "numbers" | "severity") => "3",
@@ -101,7 +105,7 @@ fn what_differs_from_the_replaced_program_is_only_what_is_added() {
     let command = command();
     let flags = command.find_subcommand("serve").unwrap().get_arguments();
     let added: Vec<_> = flags.filter_map(clap::Arg::get_long).filter(|name| !theirs.contains(name)).collect();
-    assert_eq!(added, ["members", "data-dir", "write-kubeconfig"]);
+    assert_eq!(added, ["members", "otlp-endpoint", "data-dir", "write-kubeconfig"]);
 }
 
 #[test]
@@ -152,14 +156,14 @@ fn an_empty_value_is_as_good_as_none() {
 
 #[test]
 fn flags_without_effect_are_told_with_the_reason() {
-    let serve = serve(&["--audit-log-path=-", "--audit_log_maxage=0", "--profiling", "--secure-port=1"]);
+    let serve = serve(&["--audit-webhook-mode=batch", "--audit_log_version=v1", "--profiling", "--secure-port=1"]);
     let told: Vec<_> = serve.ignored_flags_given().iter().map(ToString::to_string).collect();
     assert_eq!(
         told,
         [
-            "--audit-log-maxage: no audit log is written",
-            "--audit-log-path: no audit log is written",
-            "--profiling: there is no plain-HTTP profiling listener",
+            "--audit-log-version: audit records go to a file or to standard output, one by one",
+            "--audit-webhook-mode: audit records go to a file or to standard output, one by one",
+            "--profiling: profiles are asked for on a listener of their own, with --enable-pprof",
         ]
     );
 }
@@ -176,6 +180,9 @@ fn flags_without_effect_are_told_with_the_reason() {
 #[case(&["--tls-min-version=1.3"], "write VersionTLS12 or VersionTLS13")]
 #[case(&["--logging-format=xml"], "[possible values: text, json]")]
 #[case(&["--storage-backend=etcd2"], "[possible values: etcd3]")]
+#[case(&["--tls-cipher-suites=TLS_NONE"], "offered here are TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256")]
+#[case(&["--feature-gates=WatchListClient"], "write Gate=true")]
+#[case(&["--audit-log-mode=never"], "[possible values: batch, blocking, blocking-strict]")]
 #[case(&["--etcd-cafile"], "a value is required")]
 #[case(&["stray"], "unexpected argument 'stray'")]
 fn a_mistake_is_named_with_what_would_be_right(#[case] words: &[&str], #[case] says: &str) {
@@ -234,7 +241,7 @@ fn help_is_there_under_both_names() {
         assert_eq!(error.kind(), clap::error::ErrorKind::DisplayHelp, "{words:?}");
     }
     let short = Cli::from_words(["karmada-search", "-h"]).unwrap_err().to_string();
-    assert!(short.contains("--etcd-servers") && !short.contains("--audit-log-path"), "{short}");
+    assert!(short.contains("--etcd-servers") && !short.contains("--audit-webhook-mode"), "{short}");
 }
 
 #[test]

@@ -2,10 +2,12 @@
 //!
 //! In: one word. Out: a value, or a sentence that says what is wrong with the word.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use apiservice::tls::{CipherSuite, Curve};
 use clap::ValueEnum;
 
 /// How log lines look.
@@ -37,6 +39,60 @@ impl FromStr for MinTlsVersion {
             "VersionTLS13" => Ok(Self::Tls13),
             _ => Err("write VersionTLS12 or VersionTLS13".to_owned()),
         }
+    }
+}
+
+/// How a record of the audit log looks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum AuditLogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// Words and values, as old API servers wrote them.
+    Legacy,
+}
+
+/// Whether requests wait for their record in the audit log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum AuditLogMode {
+    /// They don't.
+    Batch,
+    /// They do.
+    #[default]
+    Blocking,
+    /// They do, and are refused if it cannot be written.
+    BlockingStrict,
+}
+
+/// A switch: `Gate=true`, or `component:Gate=true`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeatureGate {
+    /// Which.
+    pub name: String,
+    /// On or off.
+    pub enabled: bool,
+}
+
+impl FromStr for FeatureGate {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        const HELP: &str = "write Gate=true or component:Gate=false";
+        let (name, enabled) = word.split_once('=').ok_or(HELP)?;
+        let name = name.split_once(':').map_or(name, |(_, name)| name).trim();
+        if name.is_empty() || !name.chars().all(|character| character.is_ascii_alphanumeric()) {
+            return Err(HELP.to_owned());
+        }
+        Ok(Self { name: name.to_owned(), enabled: boolean(enabled.trim())? })
+    }
+}
+
+/// `HOST:PORT` or, for all addresses, `:PORT`.
+pub(super) fn listen_address(word: &str) -> Result<SocketAddr, String> {
+    let help = || "write ADDRESS:PORT or :PORT".to_owned();
+    match word.strip_prefix(':') {
+        Some(port) => Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port.parse().map_err(|_| help())?))),
+        None => word.replace("localhost", "127.0.0.1").parse().map_err(|_| help()),
     }
 }
 
@@ -213,6 +269,8 @@ mod tests {
             let _ = boolean(&word);
             let _ = word.parse::<MemberSource>();
             let _ = word.parse::<SniCertificate>();
+            let _ = word.parse::<FeatureGate>();
+            let _ = listen_address(&word);
         }
     }
 
@@ -236,6 +294,23 @@ mod tests {
     fn a_wrong_member_source_says_what_is_missing(#[case] word: &str, #[case] says: &str) {
         let error = word.parse::<MemberSource>().unwrap_err();
         assert!(error.contains(says), "{word:?} says {error:?}");
+    }
+
+    #[rstest]
+    #[case("WatchListClient=false", "WatchListClient", false)]
+    #[case("kube:AllAlpha=true", "AllAlpha", true)]
+    fn a_switch_may_name_its_component(#[case] word: &str, #[case] name: &str, #[case] enabled: bool) {
+        assert_eq!(word.parse(), Ok(FeatureGate { name: name.to_owned(), enabled }));
+        for wrong in ["WatchListClient", "=true", "a b=true", "WatchListClient=maybe"] {
+            assert!(wrong.parse::<FeatureGate>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn profiles_are_listened_for_on_all_addresses_or_on_one() {
+        assert_eq!(listen_address(":6060").unwrap().to_string(), "0.0.0.0:6060");
+        assert_eq!(listen_address("localhost:1").unwrap().to_string(), "127.0.0.1:1");
+        assert!(listen_address("6060").is_err());
     }
 
     #[test]

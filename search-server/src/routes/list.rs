@@ -9,6 +9,7 @@ use axum::response::Response;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use indexer::cache::{ResourceCache, Snapshot};
+use indexer::entry::EntryKey;
 use indexer::resource::GroupVersionResource;
 use indexer::status::{Notice, notices};
 use indexer::version::ContinueToken;
@@ -61,6 +62,9 @@ pub(super) fn answer(state: &SearchState, headers: &HeaderMap, asked: &Asked) ->
     let query = asked.query();
     let snapshot = cache.snapshot(query.clusters.as_ref());
     let notices = notices(&state.overview(), &asked.resource, &snapshot, &query);
+    if let Some(name) = &asked.name {
+        state.lookups.count(holds(&snapshot, asked.namespace.as_deref(), name));
+    }
     let page = Page::choose(&cache, &snapshot, asked);
     let body = if wants_table(headers) {
         let rows = Rows::new(&asked.resource, &kind, &snapshot, asked.options.include_object);
@@ -76,6 +80,11 @@ pub(super) fn answer(state: &SearchState, headers: &HeaderMap, asked: &Asked) ->
         Body::new(ListBody::new(head, page.objects, Verbatim, "]}\n"))
     };
     Ok(respond(body, &notices))
+}
+
+fn holds(snapshot: &Snapshot, namespace: Option<&str>, name: &str) -> bool {
+    let key = EntryKey::new(namespace.unwrap_or_default(), name);
+    snapshot.parts.values().any(|part| part.objects.contains(&key))
 }
 
 fn respond(body: Body, notices: &[Notice]) -> Response {

@@ -31,6 +31,7 @@ use indexer::supervise::Overview;
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
+use crate::observe::metrics::Lookups;
 use cache_path::CachePath;
 
 /// Where these routes stand.
@@ -47,6 +48,8 @@ pub(crate) struct SearchState {
     pub(crate) shortest_watch: Duration,
     /// Cancelled when the server stops: watches end then.
     pub(crate) stopping: CancellationToken,
+    /// Counts who asked for what by name.
+    pub(crate) lookups: Lookups,
 }
 
 impl SearchState {

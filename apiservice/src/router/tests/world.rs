@@ -36,7 +36,7 @@ use crate::metrics::Metrics;
 use crate::request::{Caller, RequestInfo};
 use crate::router::{RouterParts, router};
 use crate::serve::{ServeSettings, serve};
-use crate::tls::{MinVersion, ServingCertificates, server_config};
+use crate::tls::{MinVersion, ServingCertificates, TlsPolicy, server_config};
 
 pub(super) const REGISTRIES: &str = "/apis/search.karmada.io/v1alpha1/resourceregistries";
 pub(super) const WHO: &str = "/apis/search.karmada.io/v1alpha1/search/who/am/i";
@@ -215,7 +215,11 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let tls = server_config(Arc::clone(&certificates), options.min_version, true).unwrap();
+        let tls = server_config(
+            Arc::clone(&certificates),
+            &TlsPolicy { min_version: options.min_version, ..TlsPolicy::default() },
+        )
+        .unwrap();
         let server = tokio::spawn(serve(listener, tls, app, options.settings, stop.clone()));
         Self { address, control_plane, clients, proxies, serving, folder, certificates, trust, stop, server }
     }
@@ -240,6 +244,8 @@ fn parts(control_plane: &ControlPlane, trust: &Arc<TrustStore>, limits: Limits) 
             .route(&format!("{REGISTRIES}/{{name}}"), get(misbehave)),
         search: Some(Router::new().route("/apis/search.karmada.io/v1alpha1/search/{*path}", get(search))),
         limits,
+        audit: None,
+        draining: crate::layers::Draining::default(),
         server_address: ":443".to_owned(),
     }
 }
