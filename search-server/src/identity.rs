@@ -15,7 +15,7 @@ use crate::args::{Authentication, ServeArgs, Serving};
 use crate::kubeconfig;
 
 /// How often certificate files are looked at.
-const REREAD: Duration = Duration::from_secs(30);
+const REREAD: Duration = Duration::from_secs(10);
 
 /// Certificates to serve with and the means to judge callers.
 pub(crate) struct Identity {

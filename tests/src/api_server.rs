@@ -19,6 +19,11 @@ pub const ADMIN_TOKEN: &str = "admin-token";
 /// Token of a user who may do nothing.
 pub const NOBODY_TOKEN: &str = "nobody-token";
 
+/// Token of the user as whom a Fleetglass with few permissions speaks to its control plane.
+pub const SEARCH_TOKEN: &str = "search-token";
+/// That user's name, which installers of Karmada put into its certificate.
+pub const SEARCH_USER: &str = "system:karmada:karmada-search";
+
 /// How a server differs from the others.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -26,6 +31,8 @@ pub struct Options {
     pub without_streamed_lists: bool,
     /// Port to listen on; a free one if none.
     pub port: Option<u16>,
+    /// Further flags.
+    pub arguments: Vec<String>,
 }
 
 /// A running kube-apiserver.
@@ -183,7 +190,10 @@ fn arguments(
     let proxy = proxy_authority.client(folder, "front-proxy-client", &[])?;
     let (account_key, account_public_key) = write_keys(folder, "service-account")?;
     let tokens = folder.join("tokens.csv");
-    std::fs::write(&tokens, format!("{ADMIN_TOKEN},admin,1,system:masters\n{NOBODY_TOKEN},nobody,2\n"))?;
+    std::fs::write(
+        &tokens,
+        format!("{ADMIN_TOKEN},admin,1,system:masters\n{NOBODY_TOKEN},nobody,2\n{SEARCH_TOKEN},{SEARCH_USER},3\n"),
+    )?;
     let file = |flag: &str, path: &Path| format!("--{flag}={}", path.display());
     let mut arguments = vec![
         format!("--etcd-servers={etcd}"),
@@ -218,5 +228,6 @@ fn arguments(
     if options.without_streamed_lists {
         arguments.push("--feature-gates=WatchList=false".to_owned());
     }
+    arguments.extend(options.arguments.iter().cloned());
     Ok(arguments)
 }

@@ -53,40 +53,58 @@ pub struct Fleetglass {
     pub url: String,
     /// The authority of its certificate, PEM.
     pub authority: String,
+    port: u16,
     folder: PathBuf,
+    program: PathBuf,
     arguments: Vec<String>,
     server: Server,
 }
 
 impl Fleetglass {
-    /// Starts it below a control plane, its registries in `etcd`, and registers its APIService.
+    /// Starts it below a control plane, its registries in `etcd`, and registers its APIService. `further` are flags beside
+    /// the usual ones.
     ///
     /// # Errors
     /// If it does not come up or the control plane does not reach it.
-    pub async fn join(control_plane: &ApiServer, etcd: &str, folder: &Path) -> Result<Self> {
+    pub async fn join(control_plane: &ApiServer, etcd: &str, folder: &Path, further: &[String]) -> Result<Self> {
         let folder = folder.join("fleetglass");
         std::fs::create_dir_all(&folder)?;
-        let authority = Authority::new("fleetglass")?;
-        let service_name = format!("{SERVICE}.{NAMESPACE}.svc");
-        let serving = authority.server(&folder, "serving", &[&service_name, "localhost", "127.0.0.1"])?;
+        let (authority, serving) = serving_pair(&folder)?;
         let port = free_port()?;
         let kubectl = control_plane.kubectl()?;
-        let arguments = serve_arguments(kubectl.kubeconfig(), etcd, &control_plane.name, port, &serving);
-        let started = Self::start(folder, authority.certificate, port, arguments).await?;
-        kubectl.apply(&registration(port, &started.authority)).await?;
-        let wait = ["wait", "--for=condition=Available", "apiservice/v1alpha1.search.karmada.io", "--timeout=60s"];
-        kubectl.run(&wait).await?;
+        let mut arguments = serve_arguments(kubectl.kubeconfig(), etcd, &control_plane.name, port, &serving);
+        arguments.extend(further.iter().cloned());
+        let started = Self::start(&program()?, folder, authority, port, arguments).await?;
+        started.register(control_plane).await?;
         Ok(started)
     }
 
-    /// Starts it with these arguments.
+    /// Tells a control plane where it is, and waits until that reaches it.
+    ///
+    /// # Errors
+    /// If the control plane does not reach it.
+    pub async fn register(&self, control_plane: &ApiServer) -> Result<()> {
+        let kubectl = control_plane.kubectl()?;
+        kubectl.apply(&registration(self.port, &self.authority)).await?;
+        let wait = ["wait", "--for=condition=Available", "apiservice/v1alpha1.search.karmada.io", "--timeout=60s"];
+        kubectl.run(&wait).await.map(drop)
+    }
+
+    /// Starts it with these arguments, under the program's path.
     ///
     /// # Errors
     /// If it does not come up.
-    pub async fn start(folder: PathBuf, authority: String, port: u16, arguments: Vec<String>) -> Result<Self> {
-        let server = Server::start("fleetglass", &program()?, &arguments, &folder)?;
+    pub async fn start(
+        program: &Path,
+        folder: PathBuf,
+        authority: String,
+        port: u16,
+        arguments: Vec<String>,
+    ) -> Result<Self> {
+        let server = Server::start("fleetglass", program, &arguments, &folder)?;
         let url = format!("https://127.0.0.1:{port}");
-        let mut started = Self { url, authority, folder, arguments, server };
+        let program = program.to_path_buf();
+        let mut started = Self { url, authority, port, folder, program, arguments, server };
         started.wait_until_ready().await?;
         Ok(started)
     }
@@ -110,7 +128,7 @@ impl Fleetglass {
         // Replacing it drops the old one, which is killed; the new one waits for its port.
         let stand_in = Server::start("stand-in", Path::new("/bin/sleep"), ["60"], &self.folder)?;
         drop(std::mem::replace(&mut self.server, stand_in));
-        self.server = Server::start("fleetglass", &program()?, &self.arguments, &self.folder)?;
+        self.server = Server::start("fleetglass", &self.program, &self.arguments, &self.folder)?;
         self.wait_until_ready().await
     }
 
@@ -120,6 +138,19 @@ impl Fleetglass {
     /// If the authority cannot be read.
     pub fn client(&self) -> Result<Client> {
         client(&self.authority)
+    }
+
+    /// Asks it to stop and waits until it has.
+    ///
+    /// # Errors
+    /// If it cannot be signalled.
+    pub fn stop(self) -> Result<()> {
+        self.server.stop()
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Its process id.
@@ -134,6 +165,18 @@ impl Fleetglass {
     pub fn log(&self) -> Result<String> {
         Ok(std::fs::read_to_string(self.server.log())?)
     }
+}
+
+/// An authority and a serving certificate that it signed, for every name under which tests reach Fleetglass.
+///
+/// # Errors
+/// If files cannot be written.
+pub fn serving_pair(folder: &Path) -> Result<(String, Pair)> {
+    let authority = Authority::new("fleetglass")?;
+    let service_name = format!("{SERVICE}.{NAMESPACE}.svc");
+    let names = [&*service_name, "karmada-search.karmada-system.svc", "localhost", "127.0.0.1"];
+    let serving = authority.server(folder, "serving", &names)?;
+    Ok((authority.certificate, serving))
 }
 
 fn serve_arguments(kubeconfig: &Path, etcd: &str, prefix: &str, port: u16, serving: &Pair) -> Vec<String> {

@@ -8,6 +8,7 @@
 pub mod api_server;
 pub mod etcd;
 pub mod fleetglass;
+pub mod installers;
 pub mod karmada;
 pub mod kubectl;
 pub mod parts;

@@ -14,6 +14,8 @@ use indicatif::ProgressBar;
 use parking_lot::Mutex;
 
 const KUBERNETES: &str = "v1.35.4";
+const HELM: &str = "v3.22.0";
+const PROMETHEUS: &str = "3.15.0";
 
 /// A program of the testbed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +26,12 @@ pub enum Part {
     KubeApiServer,
     /// kubectl 1.35, or the machine's own if it is not older than 1.30
     Kubectl,
+    /// kube-controller-manager 1.35
+    KubeControllerManager,
+    /// helm 3.22
+    Helm,
+    /// Prometheus 3.15
+    Prometheus,
 }
 
 impl Part {
@@ -32,13 +40,18 @@ impl Part {
             Self::Etcd => "etcd",
             Self::KubeApiServer => "kube-apiserver",
             Self::Kubectl => "kubectl",
+            Self::KubeControllerManager => "kube-controller-manager",
+            Self::Helm => "helm",
+            Self::Prometheus => "prometheus",
         }
     }
 
     fn module(self) -> &'static str {
         match self {
             Self::Etcd => "etcd",
-            Self::KubeApiServer | Self::Kubectl => "kubernetes",
+            Self::KubeApiServer | Self::Kubectl | Self::KubeControllerManager => "kubernetes",
+            Self::Helm => "helm",
+            Self::Prometheus => "prometheus",
         }
     }
 
@@ -47,6 +60,9 @@ impl Part {
             Self::Etcd => "go.etcd.io/etcd/server/v3",
             Self::KubeApiServer => "k8s.io/kubernetes/cmd/kube-apiserver",
             Self::Kubectl => "k8s.io/kubernetes/cmd/kubectl",
+            Self::KubeControllerManager => "k8s.io/kubernetes/cmd/kube-controller-manager",
+            Self::Helm => "helm.sh/helm/v3/cmd/helm",
+            Self::Prometheus => "github.com/prometheus/prometheus/cmd/prometheus",
         }
     }
 
@@ -59,7 +75,12 @@ impl Part {
         };
         match self {
             Self::Etcd => "-s -w".to_owned(),
-            Self::KubeApiServer | Self::Kubectl => {
+            Self::Helm => format!(
+                "-s -w -X helm.sh/helm/v3/internal/version.version={HELM} \
+                 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=35"
+            ),
+            Self::Prometheus => format!("-s -w -X github.com/prometheus/common/version.Version={PROMETHEUS}"),
+            Self::KubeApiServer | Self::Kubectl | Self::KubeControllerManager => {
                 format!("-s -w {} {}", stamp("k8s.io/component-base/version"), stamp("k8s.io/client-go/pkg/version"))
             }
         }

@@ -26,11 +26,13 @@ pub struct Plan {
     pub pods: usize,
     /// Whether Fleetglass is started and joined.
     pub fleetglass: bool,
+    /// Its further flags.
+    pub arguments: Vec<String>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { members: 2, applications: 4, pods: 2, fleetglass: true }
+        Self { members: 2, applications: 4, pods: 2, fleetglass: true, arguments: Vec::new() }
     }
 }
 
@@ -72,7 +74,7 @@ impl Stage {
             karmada.join(member).await?;
         }
         let fleetglass = match plan.fleetglass {
-            true => Some(Fleetglass::join(&control_plane, &etcd.url, folder.path()).await?),
+            true => Some(Fleetglass::join(&control_plane, &etcd.url, folder.path(), &plan.arguments).await?),
             false => None,
         };
         Ok(Self { control_plane, karmada, members, fleetglass, etcd, _sweeper: sweeper, folder })
@@ -110,7 +112,7 @@ impl Stage {
 
 async fn start_member(number: usize, etcd: &str, folder: &Path, plan: &Plan) -> Result<ApiServer> {
     // Every second member is as old as those that cannot stream lists, so that both ways are always trodden.
-    let options = Options { without_streamed_lists: number.is_multiple_of(2), port: None };
+    let options = Options { without_streamed_lists: number.is_multiple_of(2), ..Options::default() };
     let member = ApiServer::start(&format!("member{number}"), etcd, folder, options).await?;
     fill(&member, plan).await?;
     Ok(member)

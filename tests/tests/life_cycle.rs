@@ -152,7 +152,8 @@ fn a_member_that_is_not_ready_keeps_its_data_with_a_warning_that_names_it() -> R
 #[test]
 fn a_member_that_dies_is_shown_as_last_seen_and_catches_up_when_it_is_back() -> Result<()> {
     run(async || {
-        let mut stage = Stage::start(&Plan { members: 1, applications: 1, pods: 0, fleetglass: true }).await?;
+        let mut stage =
+            Stage::start(&Plan { members: 1, applications: 1, pods: 0, fleetglass: true, ..Plan::default() }).await?;
         let kubectl = stage.kubectl()?;
         kubectl.apply(&registry("all", &[], &["v1/ConfigMap"]).to_string()).await?;
         let path = "/api/v1/namespaces/team-000/configmaps";

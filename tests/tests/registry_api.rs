@@ -133,25 +133,15 @@ fn a_watch_by_kubectl_prints_what_happens() -> Result<()> {
 
 /// Makes etcd forget everything before its present revision, as it does from time to time.
 async fn compact(etcd: &Etcd) -> Result<()> {
-    let client = reqwest::Client::new();
-    let post = async |path: &str, body: Value| -> Result<Value> {
-        Ok(client
-            .post(format!("{}/v3/kv/{path}", etcd.url))
-            .json(&body)
-            .send()
-            .await?
-            .error_for_status()?
-            .json()
-            .await?)
-    };
-    let revision = post("range", json!({ "key": "AA==" })).await?["header"]["revision"].clone();
-    post("compaction", json!({ "revision": revision, "physical": true })).await.map(drop)
+    let revision = etcd.key_values("range", json!({ "key": "AA==" })).await?["header"]["revision"].clone();
+    etcd.key_values("compaction", json!({ "revision": revision, "physical": true })).await.map(drop)
 }
 
 #[test]
 fn after_a_compaction_old_watches_are_told_to_list_again_and_everything_goes_on() -> Result<()> {
     run(async || {
-        let stage = Stage::start(&Plan { members: 1, applications: 1, pods: 0, fleetglass: true }).await?;
+        let stage =
+            Stage::start(&Plan { members: 1, applications: 1, pods: 0, fleetglass: true, ..Plan::default() }).await?;
         let kubectl = stage.kubectl()?;
         kubectl.apply(&registry("before", &[], &["v1/Node"]).to_string()).await?;
         compact(&stage.etcd).await?;
@@ -180,7 +170,8 @@ fn after_a_compaction_old_watches_are_told_to_list_again_and_everything_goes_on(
 #[test]
 fn an_acknowledged_write_survives_a_kill_at_once_in_etcd() -> Result<()> {
     run(async || {
-        let mut stage = Stage::start(&Plan { members: 0, applications: 0, pods: 0, fleetglass: true }).await?;
+        let mut stage =
+            Stage::start(&Plan { members: 0, applications: 0, pods: 0, fleetglass: true, ..Plan::default() }).await?;
         let kubectl = stage.kubectl()?;
         for round in 0..3 {
             let name = format!("kept-{round}");
@@ -230,7 +221,8 @@ fn an_acknowledged_write_survives_a_kill_at_once_without_etcd() -> Result<()> {
 #[test]
 fn members_from_kubeconfig_contexts_need_no_control_plane() -> Result<()> {
     run(async || {
-        let stage = Stage::start(&Plan { members: 1, applications: 1, pods: 1, fleetglass: false }).await?;
+        let stage =
+            Stage::start(&Plan { members: 1, applications: 1, pods: 1, fleetglass: false, ..Plan::default() }).await?;
         let member = stage.members.first().context("no member")?.kubectl()?;
         let folder = tempfile::tempdir()?;
         let arguments = [

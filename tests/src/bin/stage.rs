@@ -22,6 +22,9 @@ struct Arguments {
     /// Leave Fleetglass out, e.g. to start it in a debugger
     #[arg(long)]
     without_fleetglass: bool,
+    /// Flags for Fleetglass, behind `--`
+    #[arg(last = true)]
+    fleetglass_flags: Vec<String>,
 }
 
 #[tokio::main]
@@ -35,6 +38,7 @@ async fn main() -> Result<()> {
         applications: arguments.applications,
         pods: arguments.pods,
         fleetglass: !arguments.without_fleetglass,
+        arguments: arguments.fleetglass_flags,
     };
     let stage = Stage::start(&plan).await?;
     if plan.fleetglass {

@@ -56,7 +56,8 @@ async fn main() -> Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     tracing::info!("starting the servers");
-    let stage = Stage::start(&Plan { members: 1, applications: 0, pods: 0, fleetglass: true }).await?;
+    let stage =
+        Stage::start(&Plan { members: 1, applications: 0, pods: 0, fleetglass: true, ..Plan::default() }).await?;
     let member = stage.members.first().context("no member")?;
     fill(member, arguments.pods).await?;
     let mut report = Report::new(arguments.pods);
