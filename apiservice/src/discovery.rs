@@ -15,6 +15,8 @@ use crate::{GROUP, GROUP_VERSION, VERSION};
 /// The Kubernetes release whose behaviour is followed.
 const MAJOR: &str = "1";
 const MINOR: &str = "36";
+/// The oldest release that clients may take this for.
+const MIN_COMPATIBILITY_MINOR: &str = "35";
 
 /// What discovery announces.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +102,7 @@ impl Discovery {
             json!([{"clientCIDR": "0.0.0.0/0", "serverAddress": settings.server_address}]);
         let aggregated = |version: &'static str| (version, Tagged::new(aggregated(version, &resources).to_string()));
         Self {
-            groups: json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [listed]}),
+            groups: json!({"kind": "APIGroupList", "groups": [listed]}),
             group: merged(json!({"kind": "APIGroup", "apiVersion": "v1"}), group),
             resources: resource_list(&resources),
             aggregated: [aggregated("v2"), aggregated("v2beta1")],
@@ -257,6 +259,10 @@ fn version_document() -> String {
     let document = json!({
         "major": MAJOR,
         "minor": MINOR,
+        "emulationMajor": MAJOR,
+        "emulationMinor": MINOR,
+        "minCompatibilityMajor": MAJOR,
+        "minCompatibilityMinor": MIN_COMPATIBILITY_MINOR,
         "gitVersion": format!("v{MAJOR}.{MINOR}.0+fleetglass-{}", env!("CARGO_PKG_VERSION")),
         "gitCommit": "",
         "gitTreeState": "",

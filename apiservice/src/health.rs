@@ -21,11 +21,13 @@ use crate::error::ApiError;
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where a check counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Probe {
     /// Everywhere: if it fails, the process should be restarted.
     Live,
     /// In `/readyz` and `/healthz`: if it fails, requests should go elsewhere for a while.
+    Serving,
+    /// In `/readyz` only.
     Ready,
 }
 
@@ -47,7 +49,7 @@ pub struct Health {
 
 impl fmt::Debug for Health {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Health").field("names", &self.names(false)).finish_non_exhaustive()
+        formatter.debug_struct("Health").field("names", &self.names(Probe::Ready)).finish_non_exhaustive()
     }
 }
 
@@ -94,21 +96,31 @@ impl Health {
             paths.extend(names.into_iter().map(|name| format!("{root}/{name}")));
             paths
         };
-        let mut ready = self.names(false);
+        let mut ready = self.names(Probe::Ready);
         ready.push("shutdown".to_owned());
-        [below("/healthz", self.names(false)), below("/livez", self.names(true)), below("/readyz", ready)].concat()
+        [
+            below("/healthz", self.names(Probe::Serving)),
+            below("/livez", self.names(Probe::Live)),
+            below("/readyz", ready),
+        ]
+        .concat()
     }
 
-    fn names(&self, live_only: bool) -> Vec<String> {
-        self.selected(live_only).into_iter().map(|named| named.name).collect()
+    fn names(&self, up_to: Probe) -> Vec<String> {
+        self.selected(up_to).into_iter().map(|named| named.name).collect()
     }
 
-    fn selected(&self, live_only: bool) -> Vec<Named> {
-        self.checks.read().iter().filter(|named| !live_only || named.probe == Probe::Live).cloned().collect()
+    /// Each kind of check counts where those before it count, and in one place less.
+    fn selected(&self, up_to: Probe) -> Vec<Named> {
+        self.checks.read().iter().filter(|named| named.probe <= up_to).cloned().collect()
     }
 
     fn checks_of(&self, root: &str) -> Vec<Named> {
-        let mut checks = self.selected(root == "livez");
+        let mut checks = self.selected(match root {
+            "livez" => Probe::Live,
+            "healthz" => Probe::Serving,
+            _ => Probe::Ready,
+        });
         if root == "readyz" {
             let stopping = Arc::clone(&self.stopping);
             let check: Check = Arc::new(move || {

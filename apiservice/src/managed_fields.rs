@@ -30,7 +30,6 @@ const UNOWNED: &[&[&str]] = &[
     &["apiVersion"],
     &["kind"],
     &["metadata", "name"],
-    &["metadata", "generateName"],
     &["metadata", "uid"],
     &["metadata", "resourceVersion"],
     &["metadata", "generation"],

@@ -150,8 +150,10 @@ fn check_name(name: &str, causes: &mut Vec<StatusCause>) {
     if name.is_empty() {
         required(causes, "metadata.name".to_owned(), "name or generateName is required");
     } else if !is_dns_subdomain(name) {
-        let why = "a name consists of lower case letters, digits, '-' and '.', begins and ends with a letter or digit, \
-                   and has at most 253 characters";
+        // The words that every Kubernetes API server has for it.
+        let why = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \
+                   start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+                   '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
         invalid(causes, "metadata.name".to_owned(), name, why);
     }
 }

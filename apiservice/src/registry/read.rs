@@ -40,9 +40,7 @@ impl Selection {
             fields.requirements().iter().find(|one| !matches!(one.path(), "metadata.name" | "metadata.namespace"));
         if let Some(unknown) = unknown {
             return Err(ApiError::bad_request(format!(
-                "Unable to find \"{GROUP_VERSION}, Resource={}\" that match label selector {label_text:?}, field selector \
-                 {field_text:?}: {:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
-                super::RESOURCE,
+                "{:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
                 unknown.path(),
             )));
         }

@@ -146,7 +146,13 @@ async fn bad_bodies_get_a_clear_4xx() {
     let mut unknown = registry("a");
     unknown["spec"]["foo"] = json!(1);
     let (code, message, _) = post("application/json", "?fieldValidation=Strict", &unknown.to_string()).await;
-    assert_eq!((code, message.as_str()), (400, "strict decoding error: unknown field \"spec.foo\""));
+    assert_eq!(
+        (code, message.as_str()),
+        (
+            400,
+            "ResourceRegistry in version \"v1alpha1\" cannot be handled as a ResourceRegistry: strict decoding error: unknown field \"spec.foo\""
+        )
+    );
     let (code, _, headers) = post("application/json", "?dryRun=All", &unknown.to_string()).await;
     assert_eq!((code, headers["warning"].to_str().unwrap()), (201, "299 - \"unknown field \\\"spec.foo\\\"\""));
     assert_eq!(client.get("resourceregistries/a").await["code"], 404, "a dry run stores nothing");

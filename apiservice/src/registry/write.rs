@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use super::read::{Selection, find, present};
 use super::store::{ATTEMPTS, api_error, document, now, stored_form, subject};
 use super::{Call, Part, RegistryApi};
-use crate::GROUP;
 use crate::encode::{Accepted, object};
 use crate::error::ApiError;
 use crate::managed_fields::{self, Manager};
@@ -16,6 +15,7 @@ use crate::patch::Patch;
 use crate::request::ListOptions;
 use crate::storage::{StorageError, Stored};
 use crate::validation::{KIND, read, unknown_fields, validate};
+use crate::{GROUP, VERSION};
 
 /// How strict a body is read: `fieldValidation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +111,10 @@ fn check_fields(document: &Value, options: &WriteOptions, known: Option<&Value>)
         .map(|field| format!("unknown field {field:?}"))
         .collect();
     if options.field_validation == FieldValidation::Strict && !unknown.is_empty() {
-        return Err(ApiError::bad_request(format!("strict decoding error: {}", unknown.join(", "))));
+        return Err(ApiError::bad_request(format!(
+            "{KIND} in version \"{VERSION}\" cannot be handled as a {KIND}: strict decoding error: {}",
+            unknown.join(", ")
+        )));
     }
     Ok(unknown)
 }
@@ -154,6 +157,7 @@ pub(super) async fn create(api: &RegistryApi, call: &Call) -> Result<Response, A
 
 async fn create_once(api: &RegistryApi, mut new: Value, options: &WriteOptions) -> Result<Value, ApiError> {
     validate(&read(&new)?)?;
+    fill_spec(&mut new);
     new["status"] = json!({});
     let name = new["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let Some(metadata) = new["metadata"].as_object_mut() else {
@@ -167,6 +171,20 @@ async fn create_once(api: &RegistryApi, mut new: Value, options: &WriteOptions) 
     metadata.insert("generation".to_owned(), json!(1));
     managed_fields::updated(&Value::Null, &mut new, &options.manager);
     finish_create(api, &name, new, options.is_dry_run).await
+}
+
+/// Writes out what the original's type always has, so that what is stored is what it would have stored.
+fn fill_spec(document: &mut Value) {
+    if document["spec"].is_null() {
+        document["spec"] = json!({});
+    }
+    if let Some(spec) = document["spec"].as_object_mut() {
+        let target = spec.entry("targetCluster").or_insert(Value::Null);
+        if target.is_null() {
+            *target = json!({});
+        }
+        spec.entry("resourceSelectors").or_insert(Value::Null);
+    }
 }
 
 async fn finish_create(api: &RegistryApi, name: &str, mut new: Value, is_dry_run: bool) -> Result<Value, ApiError> {
@@ -273,6 +291,7 @@ async fn apply_new(
         .map_err(ApiError::apply_conflict)?;
     new["status"] = json!({});
     validate(&read(&new)?)?;
+    fill_spec(&mut new);
     let created = finish_create(api, name, new, options.is_dry_run).await?;
     respond(call, StatusCode::CREATED, &created, &warnings)
 }
@@ -280,6 +299,7 @@ async fn apply_new(
 /// Checks a new document against the old one and keeps what is not the caller's to change.
 fn prepare_update(old: &Value, new: &mut Value, name: &str, part: Part) -> Result<(), ApiError> {
     let registry = read(new)?;
+    fill_spec(new);
     if registry.name() != name {
         return Err(name_differs(registry.name(), name));
     }

@@ -72,8 +72,8 @@ fn respond(state: &SearchState, request: &Request) -> Result<Response, ApiError>
     let below = path.strip_prefix(MOUNT).ok_or_else(ApiError::unknown_path)?.trim_start_matches('/');
     let (category, rest) = below.split_once('/').unwrap_or((below, ""));
     if request.method() != Method::GET && !category.is_empty() {
-        let allowed = format!("{} is not allowed here: what is below search can only be read", request.method());
-        return Err(ApiError::method_not_allowed(allowed));
+        let message = "the server does not allow this method on the requested resource";
+        return Err(ApiError::method_not_allowed(message));
     }
     match category {
         "" => Err(ApiError::unknown_path()),
