@@ -337,12 +337,19 @@ mod tests {
         "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList;profile=nopeer,application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json",
         "apidiscovery.k8s.io/v2"
     )]
-    #[case("application/json;g=apidiscovery.k8s.io;v=v9;as=APIGroupDiscoveryList,application/json", "v1")]
-    #[case("", "v1")]
     #[tokio::test]
     async fn apis_answers_in_the_form_that_was_asked_for(#[case] wanted: &str, #[case] version: &str) {
         let discovery = Discovery::new(&DiscoverySettings::default());
         assert_eq!(body(discovery.groups(&accept(wanted)).unwrap()).await["apiVersion"], version);
+    }
+
+    #[rstest]
+    #[case("application/json;g=apidiscovery.k8s.io;v=v9;as=APIGroupDiscoveryList,application/json")]
+    #[case("")]
+    #[tokio::test]
+    async fn apis_is_a_plain_list_for_who_asks_for_nothing_newer(#[case] wanted: &str) {
+        let discovery = Discovery::new(&DiscoverySettings::default());
+        assert_eq!(body(discovery.groups(&accept(wanted)).unwrap()).await["kind"], "APIGroupList");
     }
 
     #[tokio::test]

@@ -91,7 +91,7 @@ fn placeholders(text: &str) -> String {
             (r"\?hash=[0-9A-F]+", "?hash=<hash>"),
         ]
         .into_iter()
-        .map(|(pattern, with)| (Regex::new(pattern).unwrap(), with))
+        .filter_map(|(pattern, with)| Some((Regex::new(pattern).ok()?, with)))
         .collect()
     });
     let text =

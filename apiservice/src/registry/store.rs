@@ -99,7 +99,8 @@ pub(super) fn stored_form(mut document: Value) -> Bytes {
     if let Some(metadata) = document["metadata"].as_object_mut() {
         metadata.remove("resourceVersion");
     }
-    Bytes::from(document.to_string())
+    // The original's encoder ends every document with a line's end.
+    Bytes::from(format!("{document}\n"))
 }
 
 impl RegistryStore {

@@ -3,6 +3,7 @@
 //! Several endpoints are balanced over; one that is down is passed by. A watch whose connection breaks goes on from the
 //! revision it had reached, or says that it is too old if etcd compacted it meanwhile.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ use wire::watch_request::RequestUnion;
 const REQUEST: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Tries for each member that was named.
+const ATTEMPTS_A_MEMBER: usize = 3;
 /// Objects read at a time.
 const PAGE: i64 = 500;
 /// Largest answer that is taken: a page of objects of etcd's largest size is far below.
@@ -63,6 +66,8 @@ pub struct EtcdConfig {
 pub struct EtcdStorage {
     channel: Channel,
     folder: String,
+    /// How often to try before giving up; members are chosen by chance, so that more than there are may be needed.
+    attempts: usize,
 }
 
 /// etcd is configured in a way that cannot work.
@@ -101,21 +106,43 @@ impl EtcdStorage {
     pub fn open(config: &EtcdConfig) -> Result<Self, EtcdConfigError> {
         let endpoints: Vec<Endpoint> =
             config.servers.iter().map(|server| endpoint(server, config)).collect::<Result<_, _>>()?;
+        let attempts = if endpoints.len() > 1 { endpoints.len() * ATTEMPTS_A_MEMBER } else { 1 };
         let channel = match endpoints.as_slice() {
             [] => return Err(EtcdConfigError::NoServer),
             [only] => only.connect_lazy(),
             _ => Channel::balance_list(endpoints.into_iter()),
         };
         let prefix = config.prefix.trim_matches('/');
-        Ok(Self { channel, folder: format!("/{prefix}/search.karmada.io/resourceRegistries/").replace("//", "/") })
+        let folder = format!("/{prefix}/search.karmada.io/resourceRegistries/").replace("//", "/");
+        Ok(Self { channel, folder, attempts })
     }
 
     fn values(&self) -> wire::kv_client::KvClient<Channel> {
         wire::kv_client::KvClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES)
     }
 
+    /// Reads; of several members, one that is down is passed by.
     async fn range(&self, request: wire::RangeRequest) -> Result<wire::RangeResponse, StorageError> {
-        bounded(self.values().range(request)).await
+        let mut values = self.values();
+        for _ in 1..self.attempts {
+            match bounded(values.range(request.clone())).await {
+                Err(StorageError::Unavailable(error)) => debug!(%error, "reading again, from another member"),
+                answer => return answer,
+            }
+        }
+        bounded(values.range(request)).await
+    }
+
+    /// Writes; tries again only if the member was never reached: a write that may have been carried out must not be twice.
+    async fn transact(&self, request: wire::TxnRequest) -> Result<wire::TxnResponse, StorageError> {
+        let mut values = self.values();
+        for _ in 1..self.attempts {
+            match timeout(REQUEST, values.txn(request.clone())).await {
+                Ok(Err(status)) if never_reached(&status) => debug!(%status, "writing again, to another member"),
+                outcome => return settled(outcome),
+            }
+        }
+        bounded(values.txn(request)).await
     }
 
     /// A write that happens only if the key's last revision is `expected` (0: it is not there).
@@ -128,7 +155,7 @@ impl EtcdStorage {
         };
         let success = vec![wire::RequestOp { request: Some(write) }];
         let request = wire::TxnRequest { compare: vec![compare], success, failure: Vec::new() };
-        let answer = bounded(self.values().txn(request)).await?;
+        let answer = self.transact(request).await?;
         Ok(answer.succeeded.then(|| revision(answer.header.as_ref())))
     }
 
@@ -165,11 +192,29 @@ fn endpoint(server: &str, config: &EtcdConfig) -> Result<Endpoint, EtcdConfigErr
 }
 
 async fn bounded<T>(request: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, StorageError> {
-    match timeout(REQUEST, request).await {
+    settled(timeout(REQUEST, request).await)
+}
+
+fn settled<T>(
+    outcome: Result<Result<tonic::Response<T>, Status>, tokio::time::error::Elapsed>,
+) -> Result<T, StorageError> {
+    match outcome {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
         Ok(Err(status)) => Err(unavailable(&status)),
         Err(_) => Err(StorageError::Unavailable(format!("etcd took longer than {REQUEST:?}"))),
     }
+}
+
+/// Whether a request failed before it was sent.
+fn never_reached(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn unavailable(status: &Status) -> StorageError {
