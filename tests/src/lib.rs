@@ -1,11 +1,12 @@
 //! The testbed: real servers on loopback, started for a test or by hand, gone when the process that started them is.
 //!
 //! - [`parts`] finds or builds etcd, kube-apiserver and kubectl; [`process`] runs them.
-//! - [`etcd`], [`api_server`] and [`fleetglass`] are servers; [`pki`] makes their certificates.
+//! - [`etcd`], [`api_server`], [`controllers`] and [`fleetglass`] are servers; [`pki`] makes their certificates.
 //! - [`karmada`] is what a Karmada control plane adds; [`workloads`] fills members.
 //! - [`stage`] puts it all together: a control plane, members, Fleetglass joined.
 
 pub mod api_server;
+pub mod controllers;
 pub mod etcd;
 pub mod fleetglass;
 pub mod installers;

@@ -60,6 +60,54 @@ fn kubectl_creates_changes_and_deletes_registries_in_every_way_it_knows() -> Res
 }
 
 #[test]
+fn kubectl_compares_edits_replaces_and_explains_registries() -> Result<()> {
+    on_stage(async |stage| {
+        let kubectl = stage.kubectl()?;
+        let mut manifest = registry("compared", &["member1"], &["v1/Endpoints"]);
+        kubectl.apply(&manifest.to_string()).await?;
+        manifest["spec"]["targetCluster"]["clusterNames"] = json!(["member1", "member2"]);
+        let difference = kubectl.try_run(&["diff", "-f", "-"], &manifest.to_string()).await?;
+        ensure!(difference.stdout.contains("+    - member2"), "{}{}", difference.stdout, difference.stderr);
+        let strategic = r#"{"metadata":{"labels":{"way":"strategic"}}}"#;
+        kubectl.run(&["patch", "resourceregistry", "compared", "--patch", strategic]).await?;
+        assert_eq!(json_of(&kubectl, "compared").await?["metadata"]["labels"]["way"], "strategic");
+
+        let editor = stage.folder().join("editor.sh");
+        std::fs::write(&editor, "#!/bin/sh\nsed -i 's/way: strategic/way: edited/' \"$1\"\n")?;
+        let editor = format!("KUBE_EDITOR=sh {}", editor.display());
+        let (variable, command) = editor.split_once('=').context("no variable")?;
+        let edited = tokio::process::Command::new(tests::parts::find(tests::parts::Part::Kubectl)?)
+            .env("KUBECONFIG", kubectl.kubeconfig())
+            .env(variable, command)
+            .args(["edit", "resourceregistry", "compared"])
+            .output()
+            .await?;
+        ensure!(edited.status.success(), "{}", String::from_utf8_lossy(&edited.stderr));
+        assert_eq!(json_of(&kubectl, "compared").await?["metadata"]["labels"]["way"], "edited");
+
+        let mut whole = json_of(&kubectl, "compared").await?;
+        whole["spec"]["targetCluster"] = json!({ "clusterNames": ["member2"] });
+        kubectl.run_with(&["replace", "--field-manager=replacer", "-f", "-"], &whole.to_string()).await?;
+        let replaced = json_of(&kubectl, "compared").await?;
+        ensure!(replaced["metadata"]["managedFields"].to_string().contains("\"replacer\""), "{replaced}");
+        // The version is that from before the first replacement.
+        let stale = kubectl.try_run(&["replace", "-f", "-"], &whole.to_string()).await?;
+        ensure!(stale.stderr.contains("(Conflict)"), "{}", stale.stderr);
+
+        kubectl.run(&["delete", "--dry-run=server", "resourceregistry", "compared"]).await?;
+        json_of(&kubectl, "compared").await?;
+        let explained = eventually(Duration::from_secs(90), async || {
+            kubectl.run(&["explain", "resourceregistry.spec", "--recursive"]).await
+        })
+        .await?;
+        for field in ["targetCluster", "clusterNames", "resourceSelectors", "openSearch", "matchExpressions"] {
+            ensure!(explained.contains(field), "{field} is not in {explained}");
+        }
+        kubectl.run(&["delete", "resourceregistry", "compared"]).await.map(drop)
+    })
+}
+
+#[test]
 fn server_side_apply_tells_who_owns_what() -> Result<()> {
     on_stage(async |stage| {
         let kubectl = stage.kubectl()?;
