@@ -99,3 +99,15 @@ pub(crate) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(path)?.write_all(text.as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_rate_is_no_limit_and_a_burst_is_earned_over_time() {
+        assert!(RequestRate { qps: 0.0, burst: 60 }.layer().is_none());
+        let layer = RequestRate { qps: 40.0, burst: 60 }.layer();
+        assert!(format!("{layer:?}").contains("1.5s"), "{layer:?}");
+    }
+}

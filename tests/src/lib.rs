@@ -1,6 +1,6 @@
 //! The testbed: real servers on loopback, started for a test or by hand, gone when the process that started them is.
 //!
-//! - [`parts`] finds or builds etcd, kube-apiserver and kubectl; [`process`] runs them.
+//! - [`parts`] finds or builds the programs; [`process`] runs them.
 //! - [`etcd`], [`api_server`], [`controllers`] and [`fleetglass`] are servers; [`pki`] makes their certificates.
 //! - [`karmada`] is what a Karmada control plane adds; [`workloads`] fills members.
 //! - [`stage`] puts it all together: a control plane, members, Fleetglass joined.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use shared::{CACHE, origins, run};
-use tests::api_server::{NOBODY_TOKEN, SEARCH_TOKEN};
+use tests::api_server::{ADMIN_TOKEN, NOBODY_TOKEN, SEARCH_TOKEN};
 use tests::etcd::SecureCluster;
 use tests::eventually;
 use tests::fleetglass::{Fleetglass, program, serving_pair};
@@ -195,6 +195,48 @@ fn the_permissions_that_the_manifests_give_are_enough() -> Result<()> {
         nobody.raw("/apis/search.karmada.io/v1alpha1/search/status").await?;
         let log = started.log()?;
         ensure!(!log.to_lowercase().contains("forbidden"), "{log}");
+        Ok(())
+    })
+}
+
+#[test]
+fn two_replicas_answer_alike_and_do_not_quarrel_over_conditions() -> Result<()> {
+    run(async || {
+        let stage = Stage::start(&Plan { members: 1, applications: 2, pods: 0, ..Plan::default() }).await?;
+        let (authority, serving) = serving_pair(stage.folder())?;
+        let kubectl = stage.kubectl()?;
+        let kubeconfig = kubectl.kubeconfig().display();
+        let port = free_port()?;
+        let arguments = vec![
+            "serve".to_owned(),
+            format!("--kubeconfig={kubeconfig}"),
+            format!("--etcd-servers={}", stage.etcd.url),
+            format!("--etcd-prefix=/{}", stage.control_plane.name),
+            "--bind-address=127.0.0.1".to_owned(),
+            format!("--secure-port={port}"),
+            format!("--tls-cert-file={}", serving.certificate.display()),
+            format!("--tls-private-key-file={}", serving.key.display()),
+        ];
+        let folder = stage.folder().join("second-replica");
+        std::fs::create_dir_all(&folder)?;
+        let second = Fleetglass::start(&program()?, folder, authority, port, arguments).await?;
+        kubectl.apply(&registry("shared", &[], &["apps/v1/Deployment", "v1/Node"]).to_string()).await?;
+        kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/shared", "--timeout=15s"]).await?;
+        shows_both_deployments(&kubectl).await?;
+        let lists = futures::future::try_join_all([stage.fleetglass()?, &second].map(async |replica| -> Result<_> {
+            let url = format!("{}{CACHE}/apis/apps/v1/deployments", replica.url);
+            let answer = replica.client()?.get(url).bearer_auth(ADMIN_TOKEN).send().await?.error_for_status()?;
+            Ok(answer.json::<serde_json::Value>().await?)
+        }))
+        .await?;
+        assert_eq!(lists[0]["items"], lists[1]["items"]);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let version = || async {
+            kubectl.run(&["get", "resourceregistry", "shared", "-o", "jsonpath={.metadata.resourceVersion}"]).await
+        };
+        let before = version().await?;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(before, version().await?, "nothing changed, so nothing is written");
         Ok(())
     })
 }

@@ -61,18 +61,15 @@ async fn stored(etcd: &Etcd) -> Result<Value> {
     Ok(serde_json::from_slice(&bytes)?)
 }
 
-/// A stage whose Fleetglass keeps its registries where the original does.
-async fn stage() -> Result<Stage> {
-    let arguments = vec!["--etcd-prefix=/registry".to_owned()];
-    Stage::start(&Plan { members: 1, applications: 1, pods: 0, arguments, ..Plan::default() }).await
-}
-
 #[test]
 fn a_registry_of_the_originals_lives_on_and_can_go_back() -> Result<()> {
     run(async || {
-        let stage = stage().await?;
+        let plan = Plan { members: 1, applications: 1, pods: 0, fleetglass: false, ..Plan::default() };
+        let stage = Stage::start(&plan).await?;
         let kubectl = stage.kubectl()?;
         stage.etcd.put(KEY, ORIGINAL).await?;
+        let prefix = ["--etcd-prefix=/registry".to_owned()];
+        let _fleetglass = Fleetglass::join(&stage.control_plane, &stage.etcd.url, stage.folder(), &prefix).await?;
         eventually(Duration::from_secs(5), async || {
             let list = kubectl.raw(&format!("{}/apis/apps/v1/deployments", shared::CACHE)).await?;
             ensure!(shared::origins(&list) == ["member1/app-000"], "{list}");
