@@ -90,8 +90,8 @@ impl Audit {
     /// If one of them can't be used.
     pub fn start(settings: AuditSettings, metrics: &Metrics) -> Result<Arc<Self>, AuditError> {
         let policy = Policy::from_file(&settings.policy)?;
-        let log = AuditLog::start(settings.log, settings.queue)?;
         let (events, errors) = (Counter::default(), Counter::default());
+        let log = AuditLog::start(settings.log, settings.queue, errors.clone())?;
         metrics.register(|registry| {
             registry.register("apiserver_audit_event", "Audit events generated", events.clone());
             registry.register("apiserver_audit_error", "Audit events that could not be written", errors.clone());

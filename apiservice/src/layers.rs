@@ -30,7 +30,7 @@ use crate::authz::Authorizer;
 use crate::body::{Held, Sent};
 use crate::error::ApiError;
 use crate::metrics::Metrics;
-use crate::request::{Caller, RequestInfo};
+use crate::request::{Caller, ListOptions, RequestInfo};
 use crate::serve::Peer;
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
@@ -257,7 +257,12 @@ impl Gate {
         let running = self.admit(info, open, long_running)?;
         let allowed = self.authorizer.authorize(&caller, info).await;
         if let Some(record) = record {
-            record.caller_is(&caller, allowed.is_ok());
+            // Only a no is a no: an answer that could not be had decides nothing.
+            let is_allowed = match &allowed {
+                Ok(()) => Some(true),
+                Err(error) => (error.code() == StatusCode::FORBIDDEN.as_u16()).then_some(false),
+            };
+            record.caller_is(&caller, is_allowed);
         }
         allowed?;
         self.check_length(&parts.headers)?;
@@ -318,10 +323,23 @@ fn too_large(limit: usize) -> ApiError {
 
 /// Whether the answer may take any time: watches, also those below a resource that routes paths of its own.
 fn is_long_running(info: &RequestInfo, query: Option<&str>) -> bool {
-    let watches = |query: &str| {
-        form_urlencoded::parse(query.as_bytes()).any(|(key, value)| key == "watch" && value != "0" && value != "false")
+    let watches = |query: &str| ListOptions::parse(query).is_ok_and(|options| options.watch);
+    info.is_watch() || (is_cached_collection(info) && query.is_some_and(watches))
+}
+
+/// Whether a path below `search/cache` is that of many objects: one that names an object is read, whatever it says.
+fn is_cached_collection(info: &RequestInfo) -> bool {
+    let parts: Vec<&str> = info.parts.iter().map(String::as_str).collect();
+    let below = match parts.as_slice() {
+        ["search", "cache", "api", _version, below @ ..] => below,
+        ["search", "cache", "apis", _group, _version, below @ ..] => below,
+        _ => return false,
     };
-    info.is_watch() || (info.is_resource_request && info.is_read_only() && query.is_some_and(watches))
+    let below = match below {
+        ["namespaces", _namespace, inner @ ..] if !inner.is_empty() => inner,
+        below => below,
+    };
+    info.is_resource_request && info.is_read_only() && below.len() == 1
 }
 
 /// A `Status` in place of the bare answers that a router gives to unknown paths, methods, and bodies over the limit.
@@ -377,4 +395,28 @@ fn log(info: &RequestInfo, audit_id: &AuditId, status: StatusCode, arrived: Inst
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("cache/api/v1/pods?watch=true", true)]
+    #[case("cache/apis/apps/v1/namespaces/shop/deployments?watch", true)]
+    #[case("cache/api/v1/namespaces?watch=1", true)]
+    #[case("cache/api/v1/pods?watch=False", false)]
+    #[case("cache/api/v1/pods?watch=0&watch=1", false)]
+    #[case("cache/api/v1/namespaces/shop/pods/web?watch=1", false)]
+    #[case("cache/api/v1/namespaces/shop?watch=1", false)]
+    #[case("cache/api/v1/nodes/one?watch=1", false)]
+    #[case("query?watch=1", false)]
+    #[case("cache/api/v1/pods", false)]
+    fn only_real_watches_are_free_of_limits_and_deadlines(#[case] path: &str, #[case] expected: bool) {
+        let uri: http::Uri = format!("{}/search/{path}", crate::GROUP_VERSION_PATH).parse().unwrap();
+        let info = RequestInfo::new(&Method::GET, &uri).unwrap();
+        assert_eq!(is_long_running(&info, uri.query()), expected);
+    }
 }

@@ -149,7 +149,7 @@ impl Metrics {
         registry.register("apiserver_request", "Requests answered, by subject and code", requests.clone());
         registry.register(
             "apiserver_request_duration_seconds",
-            "Time from a request's head to its answer's head; watches are not in it",
+            "Time from a request's head to its answer's head",
             durations.clone(),
         );
         registry.register(

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::args::DemoArgs;
-use crate::run::{Server, stop_on_signal};
+use crate::run::{Lifetime, Server};
 use crate::settings::Settings;
 use crate::{identity, kubeconfig};
 
@@ -45,7 +45,8 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         (None, Some(temporary)) => temporary.path().to_path_buf(),
         (None, None) => bail!("there is no folder to work in"),
     };
-    let stop = stop_on_signal()?;
+    let lifetime = Lifetime::start()?;
+    let stop = lifetime.stop.clone();
     let listener = TcpListener::bind(("127.0.0.1", args.port))
         .await
         .with_context(|| format!("cannot listen on 127.0.0.1:{}", args.port))?;
@@ -66,7 +67,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         member_limits: ConnectionLimits { qps: 0.0, burst: 0, streamed_lists: true },
         settings: Settings::default(),
     };
-    let serving = tokio::spawn(server.run(stop.clone()));
+    let serving = tokio::spawn(server.run(lifetime));
     wait_until_ready(&storage, &stop).await?;
     introduce(&path, &clusters, address.port())?;
     serving.await??;

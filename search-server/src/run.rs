@@ -63,11 +63,29 @@ fn in_runtime(work: impl Future<Output = Result<()>>) -> Result<()> {
     runtime.block_on(work)
 }
 
+/// When the program ends, in two steps: told to stop, it goes on as if nothing was for as long as load balancers need to notice;
+/// only then does it close, and all that keeps its answers fresh ends with it.
+#[derive(Debug, Clone)]
+pub(crate) struct Lifetime {
+    pub(crate) stop: CancellationToken,
+    pub(crate) closing: CancellationToken,
+}
+
+impl Lifetime {
+    /// Until the process is told to stop.
+    ///
+    /// # Errors
+    /// If signals cannot be listened to.
+    pub(crate) fn start() -> Result<Self> {
+        Ok(Self { stop: stop_on_signal()?, closing: CancellationToken::new() })
+    }
+}
+
 /// Cancelled when the process is told to stop.
 ///
 /// # Errors
 /// If signals cannot be listened to.
-pub(crate) fn stop_on_signal() -> Result<CancellationToken> {
+fn stop_on_signal() -> Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let stop = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -102,9 +120,10 @@ async fn serve(args: ServeArgs) -> Result<()> {
     for gate in args.features.gates_without_meaning() {
         info!(gate, "this feature gate does nothing here");
     }
-    let stop = stop_on_signal()?;
+    let lifetime = Lifetime::start()?;
+    let closing = &lifetime.closing;
     if args.insight.enable_pprof {
-        observe::profiles::start(args.insight.profiling_bind_address, stop.clone()).await?;
+        observe::profiles::start(args.insight.profiling_bind_address, closing.clone()).await?;
     }
     let listener = TcpListener::bind(args.listen_address())
         .await
@@ -113,7 +132,7 @@ async fn serve(args: ServeArgs) -> Result<()> {
     let identity = if args.is_standalone() {
         identity::standalone(address)?
     } else {
-        identity::aggregated(&args, address, &stop).await?
+        identity::aggregated(&args, address, closing).await?
     };
     if let Some(pki) = &identity.standalone {
         let path = args.own.kubeconfig_to_write();
@@ -128,16 +147,16 @@ async fn serve(args: ServeArgs) -> Result<()> {
         false => None,
     };
     let sources = args.members.sources();
-    let members = members::start(sources, control_plane.as_ref(), args.contexts_kubeconfig(), &stop).await?;
+    let members = members::start(sources, control_plane.as_ref(), args.contexts_kubeconfig(), closing).await?;
     let server = Server {
         listener,
         identity,
-        storage: settings::storage(&args, &stop)?,
+        storage: settings::storage(&args, closing)?,
         members,
         member_limits: settings::member_limits(&args),
         settings: Settings::of(&args),
     };
-    server.run(stop).await
+    server.run(lifetime).await
 }
 
 /// Where a client on this machine reaches an address.
@@ -160,19 +179,18 @@ impl Server {
     ///
     /// # Errors
     /// If the API cannot be served at all.
-    pub(crate) async fn run(self, stop: CancellationToken) -> Result<()> {
+    pub(crate) async fn run(self, lifetime: Lifetime) -> Result<()> {
+        let Lifetime { stop, closing } = lifetime;
         let Self { listener, identity, storage, members, member_limits, settings } = self;
         let address = listener.local_addr()?;
         let metrics = Arc::new(Metrics::new());
-        let following = Following::start(Arc::clone(&storage), members, member_limits, &stop);
+        let following = Following::start(Arc::clone(&storage), members, member_limits, &closing);
         let audit = settings.audit.map(|audit| Audit::start(audit, &metrics)).transpose()?;
         let lookups = Lookups::default();
         metrics.register(|registry| {
             let (cache, overview) = (Arc::clone(&following.cache), following.overview.clone());
             observe::metrics::register(registry, cache, overview, &lookups);
         });
-        // Watches and requests end only when the delay that a load balancer needs is over.
-        let closing = CancellationToken::new();
         let search = SearchState {
             cache: following.cache,
             overview: following.overview,
@@ -239,18 +257,18 @@ impl Following {
         storage: Arc<dyn Storage>,
         members: watch::Receiver<Arc<MemberSet>>,
         limits: ConnectionLimits,
-        stop: &CancellationToken,
+        closing: &CancellationToken,
     ) -> Self {
         let cache = Arc::new(Cache::default());
-        let store = RegistryStore::start(Arc::clone(&storage), stop.clone());
+        let store = RegistryStore::start(Arc::clone(&storage), closing.clone());
         let (registry_sets, registries) = watch::channel(Arc::<RegistrySet>::default());
         let (supervisor, overview) = Supervisor::new(Arc::clone(&cache), limits, members, registries);
         let tasks = TaskTracker::new();
-        let supervisor = tasks.spawn(supervisor.run(stop.clone())).abort_handle();
+        let supervisor = tasks.spawn(supervisor.run(closing.clone())).abort_handle();
         tasks.spawn(
-            stop.clone().run_until_cancelled_owned(reconcile::follow_registries(store.subscribe(), registry_sets)),
+            closing.clone().run_until_cancelled_owned(reconcile::follow_registries(store.subscribe(), registry_sets)),
         );
-        let report = conditions::report(store.clone(), Arc::clone(&cache), overview.clone(), stop.clone());
+        let report = conditions::report(store.clone(), Arc::clone(&cache), overview.clone(), closing.clone());
         let reporter = tasks.spawn(report).abort_handle();
         tasks.close();
         Self { cache, overview, watched: Watched { storage, registries: store, supervisor, reporter }, tasks }

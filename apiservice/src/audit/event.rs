@@ -68,7 +68,7 @@ fn object_reference(info: &RequestInfo) -> Value {
     Value::Object(given.map(|(field, value)| (field.to_owned(), json!(value))).collect())
 }
 
-/// The event, in the order of fields that API servers write.
+/// The event, with the fields that API servers write.
 pub(super) fn event(facts: &Facts, stage: Stage, outcome: &Outcome, at: Timestamp) -> Value {
     let mut event = json!({
         "kind": "Event", "apiVersion": "audit.k8s.io/v1", "level": facts.level.as_str(), "auditID": facts.audit_id,

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::{Timestamp, tz::TimeZone};
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, oneshot};
 
 use super::AuditError;
@@ -64,15 +65,15 @@ pub(super) struct AuditLog {
 }
 
 impl AuditLog {
-    /// Opens the file and starts the thread.
-    pub(super) fn start(settings: LogSettings, queue: usize) -> Result<Self, AuditError> {
+    /// Opens the file and starts the thread. Counts in `errors` what fails when nobody waits for it.
+    pub(super) fn start(settings: LogSettings, queue: usize, errors: Counter) -> Result<Self, AuditError> {
         let format = settings.format;
         let path = match &settings.target {
             LogTarget::Stdout => PathBuf::from("-"),
             LogTarget::File(path) => path.clone(),
         };
         let failed = |source| AuditError::Log { path: path.clone(), source };
-        let mut writer = Writer::open(settings).map_err(failed)?;
+        let mut writer = Writer::open(settings, errors).map_err(failed)?;
         let (orders, mut received) = mpsc::channel(queue.max(1));
         let work = move || {
             while let Some(order) = received.blocking_recv() {
@@ -110,10 +111,11 @@ struct Writer {
     settings: LogSettings,
     output: Box<dyn Write + Send>,
     size: u64,
+    errors: Counter,
 }
 
 impl Writer {
-    fn open(settings: LogSettings) -> io::Result<Self> {
+    fn open(settings: LogSettings, errors: Counter) -> io::Result<Self> {
         let (output, size): (Box<dyn Write + Send>, u64) = match &settings.target {
             LogTarget::Stdout => (Box::new(io::stdout()), 0),
             LogTarget::File(path) => {
@@ -122,7 +124,7 @@ impl Writer {
                 (Box::new(file), size)
             }
         };
-        Ok(Self { settings, output, size })
+        Ok(Self { settings, output, size, errors })
     }
 
     fn carry_out(&mut self, order: Order) {
@@ -132,7 +134,10 @@ impl Writer {
                 match (outcome, done) {
                     // Whoever asked may be gone; the line is written all the same.
                     (outcome, Some(done)) => drop(done.send(outcome)),
-                    (Err(error), None) => tracing::warn!(%error, "an audit event was not written"),
+                    (Err(error), None) => {
+                        self.errors.inc();
+                        tracing::warn!(%error, "an audit event was not written");
+                    }
                     (Ok(()), None) => {}
                 }
             }
@@ -160,10 +165,16 @@ impl Writer {
         std::fs::rename(path, &rotated)?;
         self.output = Box::new(open_file(path)?);
         self.size = 0;
-        if self.settings.compress {
-            compress(&rotated)?;
+        // Whatever becomes of old files, the event at hand is written.
+        if self.settings.compress
+            && let Err(error) = compress(&rotated)
+        {
+            tracing::warn!(%error, file = %rotated.display(), "an old audit log was not compressed");
         }
-        remove_old(path, self.settings.max_backups, self.settings.max_age)
+        if let Err(error) = remove_old(path, self.settings.max_backups, self.settings.max_age) {
+            tracing::warn!(%error, "old audit logs were not removed");
+        }
+        Ok(())
     }
 }
 
@@ -193,10 +204,19 @@ fn rotated_name(path: &Path, at: Timestamp) -> PathBuf {
 
 fn compress(path: &Path) -> io::Result<()> {
     let target = PathBuf::from(format!("{}.gz", path.display()));
-    let mut encoder = GzEncoder::new(open_file(&target)?, Compression::fast());
-    io::copy(&mut File::open(path)?, &mut encoder)?;
-    encoder.finish()?.sync_all()?;
-    std::fs::remove_file(path)
+    let write = || {
+        let mut encoder = GzEncoder::new(open_file(&target)?, Compression::fast());
+        io::copy(&mut File::open(path)?, &mut encoder)?;
+        encoder.finish()?.sync_all()
+    };
+    match write() {
+        Ok(()) => std::fs::remove_file(path),
+        Err(error) => {
+            // Half a file is worth nothing, and the disk may be full.
+            let _ = std::fs::remove_file(&target);
+            Err(error)
+        }
+    }
 }
 
 fn remove_old(path: &Path, max_backups: usize, max_age: Duration) -> io::Result<()> {
@@ -219,7 +239,10 @@ fn remove_old(path: &Path, max_backups: usize, max_age: Duration) -> io::Result<
         let too_many = max_backups > 0 && position >= max_backups;
         let too_old = !max_age.is_zero() && now.duration_since(modified).is_ok_and(|age| age > max_age);
         if too_many || too_old {
-            std::fs::remove_file(path)?;
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
     }
     Ok(())
@@ -256,7 +279,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.log");
         std::fs::write(folder.path().join("audit-other.log"), "not ours").unwrap();
-        let log = AuditLog::start(settings(&path, false), 10).unwrap();
+        let log = AuditLog::start(settings(&path, false), 10, Counter::default()).unwrap();
         for round in 0..8 {
             log.write(format!("{round}{}\n", "x".repeat(60)).into_bytes()).await.unwrap();
             // Two rotations within a millisecond would have one name.
@@ -272,7 +295,7 @@ mod tests {
     async fn rotated_files_can_be_compressed_and_lose_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.log");
-        let log = AuditLog::start(settings(&path, true), 10).unwrap();
+        let log = AuditLog::start(settings(&path, true), 10, Counter::default()).unwrap();
         log.write(
             b"first, with some bytes behind it to fill the file: ------------------------------------------\n".to_vec(),
         )
@@ -290,7 +313,8 @@ mod tests {
 
     #[test]
     fn a_place_that_cannot_be_written_is_named_at_once() {
-        let error = AuditLog::start(settings(Path::new("/proc/no/audit.log"), false), 1).unwrap_err();
+        let error =
+            AuditLog::start(settings(Path::new("/proc/no/audit.log"), false), 1, Counter::default()).unwrap_err();
         assert!(error.to_string().contains("/proc/no/audit.log"), "{error}");
     }
 }

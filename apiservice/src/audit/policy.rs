@@ -162,8 +162,9 @@ impl Rule {
         if speaks_of_resources && !self.non_resource_urls.is_empty() {
             return Err("speaks of both resources and nonResourceURLs, so that it would fit nothing".to_owned());
         }
-        let misplaced =
-            |url: &&String| url.as_str() != "*" && (!url.starts_with('/') || url[..url.len() - 1].contains('*'));
+        let misplaced = |url: &&String| {
+            url.as_str() != "*" && (!url.starts_with('/') || url.strip_suffix('*').unwrap_or(url).contains('*'))
+        };
         if let Some(url) = self.non_resource_urls.iter().find(misplaced) {
             return Err(format!("nonResourceURLs: {url:?} must begin with a slash and may end with an asterisk"));
         }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::response::Response;
-use http::{HeaderMap, header};
+use http::{HeaderMap, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
@@ -55,8 +55,9 @@ fn source_ips(headers: &HeaderMap, peer: Option<&Peer>) -> Vec<String> {
     let named = text(headers, "x-forwarded-for").split(',').chain(std::iter::once(text(headers, "x-real-ip")));
     let mut ips: Vec<String> = Vec::new();
     let parsed = named.filter_map(|ip| ip.trim().parse::<std::net::IpAddr>().ok());
-    for ip in parsed.chain(peer.map(|peer| peer.address.ip())).map(|ip| ip.to_string()) {
-        if !ips.contains(&ip) {
+    // What was seen stands last, whatever the headers say; only there it is not written twice.
+    for ip in parsed.chain(peer.map(|peer| peer.address.ip())).map(|ip| ip.to_canonical().to_string()) {
+        if ips.last() != Some(&ip) {
             ips.push(ip);
         }
     }
@@ -69,7 +70,19 @@ pub(crate) struct Record {
     audit: Arc<Audit>,
     decision: Decision,
     facts: Facts,
+    /// What came of it so far.
+    outcome: Outcome,
+    /// Whether the last event was written.
     is_done: bool,
+}
+
+/// A request ends also when its caller goes away in the middle: then the last event says what was known until then.
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !std::mem::replace(&mut self.is_done, true) {
+            self.write_last();
+        }
+    }
 }
 
 impl Record {
@@ -100,20 +113,22 @@ impl Record {
             request_object: None,
             is_allowed: None,
         };
-        let record = Self { audit: Arc::clone(audit), decision, facts, is_done: false };
-        let written = record.write(Stage::RequestReceived, &Outcome::default()).await;
+        let outcome = Outcome::default();
+        let mut record = Self { audit: Arc::clone(audit), decision, facts, outcome, is_done: false };
+        let written = record.write(Stage::RequestReceived).await;
         if !written && record.audit.mode == AuditMode::BlockingStrict {
+            record.is_done = true;
             return Err(ApiError::internal("the request was not carried out, because it could not be recorded"));
         }
         Ok(Some(record))
     }
 
-    /// As whom the caller goes on, and whether it may do what it asks for.
-    pub(crate) fn caller_is(&mut self, caller: &Caller, is_allowed: bool) {
+    /// As whom the caller goes on, and whether it may do what it asks for; none if nobody could say.
+    pub(crate) fn caller_is(&mut self, caller: &Caller, is_allowed: Option<bool>) {
         if *caller != self.facts.caller {
             self.facts.impersonated = Some(caller.clone());
         }
-        self.facts.is_allowed = Some(is_allowed);
+        self.facts.is_allowed = is_allowed;
     }
 
     /// Reads the request's body, if it is to be recorded.
@@ -141,25 +156,31 @@ impl Record {
 
     /// Handling the request panicked.
     pub(crate) async fn panicked(&mut self) {
-        self.write(Stage::Panic, &Outcome::default()).await;
+        self.outcome.code = Some(StatusCode::INTERNAL_SERVER_ERROR);
+        self.write(Stage::Panic).await;
         self.is_done = true;
     }
 
     /// The answer is known; what is still to be written is, when its body has been sent.
-    pub(crate) async fn answered(self, response: Response, is_long_running: bool) -> Response {
+    pub(crate) async fn answered(mut self, response: Response, is_long_running: bool) -> Response {
         if self.is_done {
             return response;
         }
-        let mut outcome = Outcome { code: Some(response.status()), ..Outcome::default() };
+        self.outcome.code = Some(response.status());
         if is_long_running {
-            self.write(Stage::ResponseStarted, &outcome).await;
+            self.write(Stage::ResponseStarted).await;
         }
-        let response = self.look_into(response, &mut outcome).await;
-        response.map(|body| Body::new(AuditedBody::new(body, self, outcome)))
+        let response = self.look_into(response).await;
+        if self.audit.mode != AuditMode::Batch && response.body().size_hint().exact().is_some() {
+            // The whole answer is here; nobody gets it before it is recorded.
+            self.complete().await;
+            return response;
+        }
+        response.map(|body| Body::new(AuditedBody { inner: body, record: Some(self), writing: None }))
     }
 
     /// Reads small whole answers: those that say no, and objects if they are to be recorded.
-    async fn look_into(&self, response: Response, outcome: &mut Outcome) -> Response {
+    async fn look_into(&mut self, response: Response) -> Response {
         let refused = response.status().is_client_error() || response.status().is_server_error();
         let wants_object = self.facts.level == Level::RequestResponse && self.is_about_objects();
         if response.body().size_hint().exact().is_none() || !(refused || wants_object) {
@@ -172,14 +193,14 @@ impl Record {
         if refused && let Some(Value::Object(status)) = &object {
             let told = ["status", "message", "reason", "details"];
             let told = told.iter().filter_map(|field| Some(((*field).to_owned(), status.get(*field)?.clone())));
-            outcome.refusal = told.collect();
+            self.outcome.refusal = told.collect();
         }
-        outcome.response_object = object.filter(|_| wants_object);
+        self.outcome.response_object = object.filter(|_| wants_object);
         Response::from_parts(parts, Body::from(bytes))
     }
 
-    fn line(&self, stage: Stage, outcome: &Outcome) -> Vec<u8> {
-        let now = Timestamp::now();
+    fn line(&self, stage: Stage) -> Vec<u8> {
+        let (now, outcome) = (Timestamp::now(), &self.outcome);
         if self.audit.log.format == AuditFormat::Legacy {
             return event::legacy(&self.facts, stage, outcome, now).into_bytes();
         }
@@ -193,12 +214,12 @@ impl Record {
     }
 
     /// Writes the event of a stage; false if that was wanted and failed.
-    async fn write(&self, stage: Stage, outcome: &Outcome) -> bool {
+    async fn write(&self, stage: Stage) -> bool {
         if !self.decision.wants(stage) {
             return true;
         }
         self.audit.events.inc();
-        let line = self.line(stage, outcome);
+        let line = self.line(stage);
         let written = match self.audit.mode {
             AuditMode::Batch => self.audit.log.queue(line),
             AuditMode::Blocking | AuditMode::BlockingStrict => self.audit.log.write(line).await,
@@ -206,11 +227,17 @@ impl Record {
         written.inspect_err(|error| self.audit.failed(&error.to_string())).is_ok()
     }
 
+    /// Writes the last event.
+    async fn complete(&mut self) {
+        self.write(Stage::ResponseComplete).await;
+        self.is_done = true;
+    }
+
     /// As [`Self::write`] for the last stage, where nobody can wait any more.
-    fn write_last(&self, outcome: &Outcome) {
+    fn write_last(&self) {
         if self.decision.wants(Stage::ResponseComplete) {
             self.audit.events.inc();
-            if let Err(error) = self.audit.log.queue(self.line(Stage::ResponseComplete, outcome)) {
+            if let Err(error) = self.audit.log.queue(self.line(Stage::ResponseComplete)) {
                 self.audit.failed(&error.to_string());
             }
         }
@@ -222,22 +249,8 @@ type Writing = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// An answer's body whose end is recorded.
 struct AuditedBody {
     inner: Body,
-    last: Option<(Record, Outcome)>,
+    record: Option<Record>,
     writing: Option<Writing>,
-}
-
-impl AuditedBody {
-    fn new(inner: Body, record: Record, outcome: Outcome) -> Self {
-        Self { inner, last: Some((record, outcome)), writing: None }
-    }
-}
-
-impl Drop for AuditedBody {
-    fn drop(&mut self) {
-        if let Some((record, outcome)) = self.last.take() {
-            record.write_last(&outcome);
-        }
-    }
 }
 
 impl http_body::Body for AuditedBody {
@@ -252,9 +265,9 @@ impl http_body::Body for AuditedBody {
             if let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(context)) {
                 return Poll::Ready(Some(frame));
             }
-            let Some((record, outcome)) = self.last.take() else { return Poll::Ready(None) };
+            let Some(mut record) = self.record.take() else { return Poll::Ready(None) };
             self.writing = Some(Box::pin(async move {
-                record.write(Stage::ResponseComplete, &outcome).await;
+                record.complete().await;
             }));
         }
         if let Some(writing) = &mut self.writing {
@@ -265,7 +278,7 @@ impl http_body::Body for AuditedBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.last.is_none() && self.inner.is_end_stream()
+        self.record.is_none() && self.writing.is_none() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

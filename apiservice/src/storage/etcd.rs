@@ -35,8 +35,10 @@ use wire::compare::{CompareResult, CompareTarget, TargetUnion};
 use wire::request_op::Request as Operation;
 use wire::watch_request::RequestUnion;
 
-/// How long one request may take.
+/// How long one request may take, all attempts together.
 const REQUEST: Duration = Duration::from_secs(10);
+/// How long one member of several may take to answer a read.
+const ATTEMPT: Duration = Duration::from_secs(3);
 const CONNECT: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Tries for each member that was named.
@@ -121,28 +123,35 @@ impl EtcdStorage {
         wire::kv_client::KvClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES)
     }
 
-    /// Reads; of several members, one that is down is passed by.
+    /// Reads; of several members, one that is down or stuck is passed by.
     async fn range(&self, request: wire::RangeRequest) -> Result<wire::RangeResponse, StorageError> {
         let mut values = self.values();
-        for _ in 1..self.attempts {
-            match bounded(values.range(request.clone())).await {
-                Err(StorageError::Unavailable(error)) => debug!(%error, "reading again, from another member"),
-                answer => return answer,
+        let reading = async {
+            for _ in 1..self.attempts {
+                match timeout(ATTEMPT, values.range(request.clone())).await {
+                    Ok(Ok(answer)) => return Ok(answer),
+                    Ok(Err(status)) => debug!(%status, "reading again, from another member"),
+                    Err(_) => debug!("reading again, from another member: no answer within {ATTEMPT:?}"),
+                }
             }
-        }
-        bounded(values.range(request)).await
+            values.range(request.clone()).await
+        };
+        bounded(reading).await
     }
 
     /// Writes; tries again only if the member was never reached: a write that may have been carried out must not be twice.
     async fn transact(&self, request: wire::TxnRequest) -> Result<wire::TxnResponse, StorageError> {
         let mut values = self.values();
-        for _ in 1..self.attempts {
-            match timeout(REQUEST, values.txn(request.clone())).await {
-                Ok(Err(status)) if never_reached(&status) => debug!(%status, "writing again, to another member"),
-                outcome => return settled(outcome),
+        let writing = async {
+            for _ in 1..self.attempts {
+                match values.txn(request.clone()).await {
+                    Err(status) if never_reached(&status) => debug!(%status, "writing again, to another member"),
+                    outcome => return outcome,
+                }
             }
-        }
-        bounded(values.txn(request)).await
+            values.txn(request.clone()).await
+        };
+        bounded(writing).await
     }
 
     /// A write that happens only if the key's last revision is `expected` (0: it is not there).
@@ -192,13 +201,7 @@ fn endpoint(server: &str, config: &EtcdConfig) -> Result<Endpoint, EtcdConfigErr
 }
 
 async fn bounded<T>(request: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, StorageError> {
-    settled(timeout(REQUEST, request).await)
-}
-
-fn settled<T>(
-    outcome: Result<Result<tonic::Response<T>, Status>, tokio::time::error::Elapsed>,
-) -> Result<T, StorageError> {
-    match outcome {
+    match timeout(REQUEST, request).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
         Ok(Err(status)) => Err(unavailable(&status)),
         Err(_) => Err(StorageError::Unavailable(format!("etcd took longer than {REQUEST:?}"))),
@@ -209,7 +212,8 @@ fn settled<T>(
 fn never_reached(status: &Status) -> bool {
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
-        if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
+        let refused = |error: &std::io::Error| error.kind() == ErrorKind::ConnectionRefused;
+        if error.is::<tonic::ConnectError>() || error.downcast_ref().is_some_and(refused) {
             return true;
         }
         cause = error.source();
@@ -404,7 +408,10 @@ impl Watch {
         sender.try_send(request).map_err(|error| StorageError::Unavailable(error.to_string()))?;
         let mut client =
             wire::watch_client::WatchClient::new(self.storage.channel.clone()).max_decoding_message_size(ANSWER_BYTES);
-        let stream = bounded(client.watch(ReceiverStream::new(receiver))).await?;
+        let mut request = tonic::Request::new(ReceiverStream::new(receiver));
+        // A member that is cut off from the others ends the watch then, instead of staying silent.
+        request.metadata_mut().insert("hasleader", tonic::metadata::MetadataValue::from_static("true"));
+        let stream = bounded(client.watch(request)).await?;
         Ok((stream, sender))
     }
 }

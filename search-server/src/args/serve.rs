@@ -72,10 +72,10 @@ pub struct Serving {
     #[arg(long, default_value_t = 443)]
     pub secure_port: u16,
     /// Serving certificate, PEM, leaf first; self-signed if there is none
-    #[arg(long)]
+    #[arg(long, requires = "tls_private_key_file")]
     pub tls_cert_file: Option<PathBuf>,
     /// The serving certificate's key, PEM
-    #[arg(long)]
+    #[arg(long, requires = "tls_cert_file")]
     pub tls_private_key_file: Option<PathBuf>,
     /// Folder for a self-signed certificate
     #[arg(long, default_value = "apiserver.local.config/certificates")]
@@ -150,10 +150,10 @@ pub struct Etcd {
     #[arg(long)]
     pub etcd_cafile: Option<PathBuf>,
     /// The certificate to show to etcd
-    #[arg(long)]
+    #[arg(long, requires = "etcd_keyfile")]
     pub etcd_certfile: Option<PathBuf>,
     /// Its key
-    #[arg(long)]
+    #[arg(long, requires = "etcd_certfile")]
     pub etcd_keyfile: Option<PathBuf>,
     /// How long etcd may take to answer in health endpoints
     #[arg(long, default_value = "2s", value_parser = values::duration)]

@@ -15,7 +15,7 @@ use crate::layers::Limits;
 use crate::serve::ServeSettings;
 use crate::tls::MinVersion;
 
-const TICKS: &str = "/apis/search.karmada.io/v1alpha1/search/ticks?watch=1";
+const TICKS: &str = "/apis/search.karmada.io/v1alpha1/search/cache/api/v1/ticks?watch=1";
 
 async fn admin(world: &World) -> Client {
     world.client(Some(world.clients.client("admin", &["system:masters"]))).await

@@ -269,7 +269,7 @@ async fn search(
     headers: http::HeaderMap,
 ) -> Response {
     match path.as_str() {
-        "ticks" => {
+        "cache/api/v1/ticks" => {
             let ticks = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(Duration::from_millis(30)));
             watch(Accepted::default(), ticks.map(|_| watch_event("ADDED", &json!({"padding": "x".repeat(64)}))))
         }
