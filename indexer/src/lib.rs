@@ -21,6 +21,7 @@ pub mod entry;
 pub mod filter;
 pub mod member;
 pub mod plan;
+pub mod query;
 pub mod raw;
 pub mod reflector;
 pub mod resource;

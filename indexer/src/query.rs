@@ -1,0 +1,345 @@
+//! The query grammar: words that people already type, over every object of every cluster.
+//!
+//! ```text
+//! nginx "rolling update"                full text, case-folded
+//! kind:Deployment cluster:(a OR b)      fields: cluster group version kind resource namespace name uid owner image created
+//! label.app.kubernetes.io/name:redis    labels and annotations, the whole rest is the key
+//! spec.replicas:>3  created:>now-1d     paths from the object's root; numbers, quantities and times as what they are
+//! status.conditions.type:Ready          of arrays, any element
+//! annotation.x:*  image:*nginx*         present; wildcards * and ?
+//! spec.replicas:[2 TO 5]                ranges, {2 TO 5} without their ends
+//! AND OR NOT - ( )                      side by side means AND
+//! ```
+//!
+//! The first `:` splits field from value, later ones belong to the value; quotes and `\` take the meaning from any
+//! character. [`parse`] reads a text into one [`Expression`], which prints as a text that reads the same; [`evaluate`] says
+//! what it means for an object. An index may propose objects, but only this meaning counts.
+
+pub mod document;
+pub mod evaluate;
+mod parse;
+pub mod value;
+
+use std::fmt;
+
+pub use parse::{QueryError, parse};
+use value::Literal;
+
+/// Where in the text a part of an expression stands, in bytes. Two expressions from different places are equal all the same.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Span {
+    /// Its first byte.
+    pub start: usize,
+    /// The byte behind its last.
+    pub end: usize,
+}
+
+impl PartialEq for Span {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+/// What objects are asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Expression {
+    /// All of them: the empty query.
+    Everything,
+    /// Those that every part takes.
+    All(Vec<Self>),
+    /// Those that some part takes.
+    Any(Vec<Self>),
+    /// Those that the part does not take.
+    Not(Box<Self>),
+    /// Those in whose text the words stand, one behind the other.
+    Text(TextClause),
+    /// Those whose field passes.
+    Field(FieldClause),
+}
+
+/// Words to be found in an object's text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextClause {
+    /// The words, case-folded; a word may have wildcards.
+    pub words: Vec<Pattern>,
+    /// Where it stands.
+    pub span: Span,
+}
+
+/// A field and what is asked of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FieldClause {
+    /// Which field.
+    pub field: Field,
+    /// What is asked.
+    pub test: Test,
+    /// Where it stands.
+    pub span: Span,
+}
+
+/// A part of an object, or of where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Field {
+    /// The cluster it is in.
+    Cluster,
+    /// Its API group, empty for the core.
+    Group,
+    /// Its API version, without the group.
+    Version,
+    /// Its kind.
+    Kind,
+    /// Its plural resource name.
+    Resource,
+    /// Its namespace.
+    Namespace,
+    /// Its name.
+    Name,
+    /// Its unique id.
+    Uid,
+    /// Those that own it, each as name, `Kind/name` and unique id.
+    Owner,
+    /// Images of its containers, also in templates.
+    Image,
+    /// When it was created.
+    Created,
+    /// A label's value.
+    Label(String),
+    /// An annotation's value.
+    Annotation(String),
+    /// Anything else, as steps from the object's root.
+    Path(Vec<String>),
+}
+
+/// Fields that have a name of their own.
+const NAMED: [(&str, Field); 11] = [
+    ("cluster", Field::Cluster),
+    ("group", Field::Group),
+    ("version", Field::Version),
+    ("kind", Field::Kind),
+    ("resource", Field::Resource),
+    ("namespace", Field::Namespace),
+    ("name", Field::Name),
+    ("uid", Field::Uid),
+    ("owner", Field::Owner),
+    ("image", Field::Image),
+    ("created", Field::Created),
+];
+
+/// What is asked of a field. Of several values, any may pass.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Test {
+    /// That it is there.
+    Exists,
+    /// That it is this: text as it is written, numbers as numbers.
+    Is(String),
+    /// That it looks like this.
+    Like(Pattern),
+    /// That it lies between.
+    Within {
+        /// From here on.
+        lower: Option<Bound>,
+        /// Up to here.
+        upper: Option<Bound>,
+    },
+}
+
+/// An end of a range.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bound {
+    /// The value.
+    pub value: Literal,
+    /// Whether the value itself belongs to the range.
+    pub is_inclusive: bool,
+}
+
+/// A text with wildcards: `*` for any characters, `?` for one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    parts: Vec<PatternPart>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum PatternPart {
+    Text(String),
+    One,
+    Many,
+}
+
+impl Pattern {
+    /// A text without wildcards.
+    pub fn plain(text: &str) -> Self {
+        Self { parts: vec![PatternPart::Text(text.to_owned())] }
+    }
+
+    /// Whether a text looks like this, all of it.
+    pub fn matches(&self, text: &str) -> bool {
+        matches_parts(&self.parts, text)
+    }
+
+    /// The text, if there are no wildcards in it.
+    pub fn as_plain(&self) -> Option<&str> {
+        match self.parts.as_slice() {
+            [] => Some(""),
+            [PatternPart::Text(text)] => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// Goes back only to the last `*`: no pattern takes more than (pattern × text) steps.
+fn matches_parts(parts: &[PatternPart], text: &str) -> bool {
+    let (mut part, mut at) = (0, 0);
+    let mut retry: Option<(usize, usize)> = None;
+    loop {
+        let rest = text.get(at..).unwrap_or_default();
+        let step = match parts.get(part) {
+            None if rest.is_empty() => return true,
+            Some(PatternPart::Many) => {
+                retry = Some((part + 1, at));
+                part += 1;
+                continue;
+            }
+            Some(PatternPart::One) => rest.chars().next().map(char::len_utf8),
+            Some(PatternPart::Text(wanted)) => rest.starts_with(wanted.as_str()).then_some(wanted.len()),
+            None => None,
+        };
+        match (step, retry) {
+            (Some(length), _) => {
+                part += 1;
+                at += length;
+            }
+            (None, Some((behind, from))) => {
+                let Some(next) = text.get(from..).and_then(|rest| rest.chars().next()) else { return false };
+                retry = Some((behind, from + next.len_utf8()));
+                (part, at) = (behind, from + next.len_utf8());
+            }
+            (None, None) => return false,
+        }
+    }
+}
+
+/// Characters that mean something outside of quotes.
+fn is_special(character: char) -> bool {
+    character.is_whitespace() || "()[]{}:\"\\*?<>-".contains(character)
+}
+
+fn write_escaped(formatter: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    for character in text.chars() {
+        if is_special(character) {
+            formatter.write_str("\\")?;
+        }
+        write!(formatter, "{character}")?;
+    }
+    Ok(())
+}
+
+/// A value that would be taken for a word of the grammar is quoted.
+fn write_value(formatter: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    if text.is_empty() || matches!(text, "AND" | "OR" | "NOT" | "TO") {
+        return write!(formatter, "\"{text}\"");
+    }
+    write_escaped(formatter, text)
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(text) = self.as_plain() {
+            return write_value(formatter, text);
+        }
+        for part in &self.parts {
+            match part {
+                PatternPart::Text(text) => write_escaped(formatter, text)?,
+                PatternPart::One => formatter.write_str("?")?,
+                PatternPart::Many => formatter.write_str("*")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((name, _)) = NAMED.iter().find(|(_, field)| field == self) {
+            return formatter.write_str(name);
+        }
+        match self {
+            Self::Label(key) => {
+                formatter.write_str("label.")?;
+                write_escaped(formatter, key)
+            }
+            Self::Annotation(key) => {
+                formatter.write_str("annotation.")?;
+                write_escaped(formatter, key)
+            }
+            Self::Path(steps) => {
+                for step in steps {
+                    formatter.write_str(".")?;
+                    for character in step.chars() {
+                        if character == '.' || is_special(character) {
+                            formatter.write_str("\\")?;
+                        }
+                        write!(formatter, "{character}")?;
+                    }
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Test {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exists => formatter.write_str("*"),
+            Self::Is(text) => write_value(formatter, text),
+            Self::Like(pattern) => write!(formatter, "{pattern}"),
+            Self::Within { lower, upper } => {
+                formatter.write_str(if lower.as_ref().is_some_and(|bound| !bound.is_inclusive) { "{" } else { "[" })?;
+                for (bound, separator) in [(lower, " TO "), (upper, "")] {
+                    match bound {
+                        Some(bound) => write_value(formatter, bound.value.text())?,
+                        None => formatter.write_str("*")?,
+                    }
+                    formatter.write_str(separator)?;
+                }
+                formatter.write_str(if upper.as_ref().is_some_and(|bound| !bound.is_inclusive) { "}" } else { "]" })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Expression {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |formatter: &mut fmt::Formatter<'_>, parts: &[Self], word: &str| {
+            formatter.write_str("(")?;
+            for (at, part) in parts.iter().enumerate() {
+                if at > 0 {
+                    write!(formatter, " {word} ")?;
+                }
+                write!(formatter, "{part}")?;
+            }
+            formatter.write_str(")")
+        };
+        match self {
+            Self::Everything => Ok(()),
+            Self::All(parts) => list(formatter, parts, "AND"),
+            Self::Any(parts) => list(formatter, parts, "OR"),
+            Self::Not(part) => write!(formatter, "NOT {part}"),
+            Self::Text(clause) => match clause.words.as_slice() {
+                [word] => write!(formatter, "{word}"),
+                words => {
+                    // Quotes would take the meaning from wildcards; any character that is no letter separates words too.
+                    let is_plain = words.iter().all(|word| word.as_plain().is_some());
+                    let (quote, separator) = if is_plain { ("\"", " ") } else { ("", "\\-") };
+                    let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+                    write!(formatter, "{quote}{}{quote}", words.join(separator))
+                }
+            },
+            Self::Field(clause) => write!(formatter, "{}:{}", clause.field, clause.test),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,197 @@
+//! An object as queries see it: what is known without opening it, and the values inside.
+//!
+//! Of a Secret only metadata and type are seen: what it keeps secret can be asked for by nobody.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::entry::LabelSet;
+use crate::resource::{ApiResource, ClusterName};
+
+/// Bytes of ConfigMap values that are searched as text, an object.
+const CONFIG_TEXT: usize = 16 * 1024;
+
+/// What is known of an object while it stays compressed.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// Its cluster.
+    pub cluster: &'a ClusterName,
+    /// What it is, as its cluster serves it.
+    pub served: &'a ApiResource,
+    /// Its namespace, empty if it has none.
+    pub namespace: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// Its labels.
+    pub labels: &'a LabelSet,
+}
+
+/// An opened object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Document(Value);
+
+/// A word source of full text: where a word was found says how much it weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weight {
+    /// Commands, configuration, messages, annotations.
+    Body = 1,
+    /// Labels and images.
+    Label = 4,
+    /// Names and namespaces.
+    Name = 8,
+}
+
+impl Document {
+    /// Reads an object. None if it is no JSON object.
+    pub fn read(object: &[u8]) -> Option<Self> {
+        let mut value: Value = serde_json::from_slice(object).ok()?;
+        let fields = value.as_object_mut()?;
+        let is_core = fields.get("apiVersion").and_then(Value::as_str) == Some("v1");
+        if is_core && fields.get("kind").and_then(Value::as_str) == Some("Secret") {
+            fields.retain(|name, _| matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "type" | "immutable"));
+            if let Some(annotations) = value.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
+                // kubectl apply keeps the whole object there, what is secret included.
+                annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+            }
+        }
+        Some(Self(value))
+    }
+
+    /// All values at a path; of arrays on the way, those of every element.
+    pub fn at<'a>(&'a self, steps: &[String]) -> Vec<&'a Value> {
+        let mut found = Vec::new();
+        collect(&self.0, steps, &mut found);
+        found
+    }
+
+    fn text(&self, pointer: &str) -> Option<&str> {
+        self.0.pointer(pointer).and_then(Value::as_str)
+    }
+
+    /// `metadata.uid`
+    pub fn uid(&self) -> Option<&str> {
+        self.text("/metadata/uid")
+    }
+
+    /// `metadata.creationTimestamp`
+    pub fn created(&self) -> Option<Timestamp> {
+        self.text("/metadata/creationTimestamp")?.parse().ok()
+    }
+
+    /// An annotation's value.
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.0.get("metadata")?.get("annotations")?.get(key)?.as_str()
+    }
+
+    /// Each owner as its name, as `Kind/name`, and as its unique id.
+    pub fn owners(&self) -> Vec<String> {
+        let references = self.0.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+        let mut owners = Vec::new();
+        for reference in references.into_iter().flatten() {
+            let text = |field: &str| reference.get(field).and_then(Value::as_str).unwrap_or_default();
+            owners.push(text("name").to_owned());
+            owners.push(format!("{}/{}", text("kind"), text("name")));
+            owners.push(text("uid").to_owned());
+        }
+        owners
+    }
+
+    /// Images of all containers, wherever a pod's template stands.
+    pub fn images(&self) -> Vec<&str> {
+        let mut images = Vec::new();
+        let spec = self.0.get("spec").or_else(|| self.0.get("template"));
+        if let Some(spec) = spec {
+            containers(spec, &mut |container| images.extend(container.get("image").and_then(Value::as_str)));
+        }
+        images
+    }
+
+    /// Every text that a person would expect to find the object by, and how much it weighs.
+    pub fn texts(&self, read: &mut dyn FnMut(Weight, &str)) {
+        let metadata = self.0.get("metadata");
+        for field in ["name", "namespace"] {
+            if let Some(text) = metadata.and_then(|metadata| metadata.get(field)).and_then(Value::as_str) {
+                read(Weight::Name, text);
+            }
+        }
+        for (field, weight) in [("labels", Weight::Label), ("annotations", Weight::Body)] {
+            let pairs = metadata.and_then(|metadata| metadata.get(field)).and_then(Value::as_object);
+            for (key, value) in pairs.into_iter().flatten() {
+                read(weight, key);
+                value.as_str().into_iter().for_each(|text| read(weight, text));
+            }
+        }
+        if let Some(spec) = self.0.get("spec") {
+            containers(spec, &mut |container| {
+                container.get("image").and_then(Value::as_str).into_iter().for_each(|text| read(Weight::Label, text));
+                for field in ["command", "args"] {
+                    let words = container.get(field).and_then(Value::as_array).into_iter().flatten();
+                    words.filter_map(Value::as_str).for_each(|text| read(Weight::Body, text));
+                }
+            });
+        }
+        self.messages(read);
+        self.configuration(read);
+    }
+
+    /// What events and conditions say.
+    fn messages(&self, read: &mut dyn FnMut(Weight, &str)) {
+        for pointer in ["/message", "/reason", "/note"] {
+            self.text(pointer).into_iter().for_each(|text| read(Weight::Body, text));
+        }
+        let conditions = self.0.pointer("/status/conditions").and_then(Value::as_array);
+        for condition in conditions.into_iter().flatten() {
+            for field in ["type", "reason", "message"] {
+                condition.get(field).and_then(Value::as_str).into_iter().for_each(|text| read(Weight::Body, text));
+            }
+        }
+    }
+
+    fn configuration(&self, read: &mut dyn FnMut(Weight, &str)) {
+        if self.text("/kind") != Some("ConfigMap") {
+            return;
+        }
+        let mut left = CONFIG_TEXT;
+        for (key, value) in self.0.get("data").and_then(Value::as_object).into_iter().flatten() {
+            read(Weight::Body, key);
+            let text = value.as_str().unwrap_or_default();
+            let end = (0..=text.len().min(left)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+            read(Weight::Body, &text[..end]);
+            left -= end;
+        }
+    }
+}
+
+fn collect<'a>(value: &'a Value, steps: &[String], found: &mut Vec<&'a Value>) {
+    match (value, steps.split_first()) {
+        (Value::Array(elements), _) => elements.iter().for_each(|element| collect(element, steps, found)),
+        (value, None) => found.push(value),
+        (Value::Object(fields), Some((step, rest))) => {
+            if let Some(inner) = fields.get(step) {
+                collect(inner, rest, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Deeper than any template stands.
+const DEEPEST_TEMPLATE: usize = 8;
+
+/// Calls for every container of the pod specs below a value.
+fn containers<'a>(value: &'a Value, call: &mut dyn FnMut(&'a Value)) {
+    containers_below(value, DEEPEST_TEMPLATE, call);
+}
+
+fn containers_below<'a>(value: &'a Value, depth: usize, call: &mut dyn FnMut(&'a Value)) {
+    let (Some(fields), Some(depth)) = (value.as_object(), depth.checked_sub(1)) else { return };
+    for (name, inner) in fields {
+        match (name.as_str(), inner) {
+            ("containers" | "initContainers" | "ephemeralContainers", Value::Array(list)) => {
+                list.iter().for_each(&mut *call);
+            }
+            (_, Value::Object(_)) => containers_below(inner, depth, call),
+            _ => {}
+        }
+    }
+}

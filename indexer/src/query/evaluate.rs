@@ -1,0 +1,269 @@
+//! What an expression means for an object: the meaning that every index has to agree with.
+//!
+//! Pure. First on [`Facts`], which are there without opening the object and often decide; then on the [`Document`].
+
+use std::cmp::Ordering;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::document::{Document, Facts, Weight};
+use super::value::{Literal, Quantity};
+use super::{Bound, Expression, Field, FieldClause, Pattern, Test, TextClause};
+
+/// An expression at a moment: `now` stands still while objects are looked at.
+#[derive(Debug, Clone)]
+pub struct Evaluator {
+    expression: Expression,
+    now: Timestamp,
+}
+
+impl Evaluator {
+    /// For questions asked at this moment.
+    pub fn new(expression: Expression, now: Timestamp) -> Self {
+        Self { expression, now }
+    }
+
+    /// What is asked.
+    pub fn expression(&self) -> &Expression {
+        &self.expression
+    }
+
+    /// Whether the object passes, if that can be told without opening it.
+    pub fn on_facts(&self, facts: &Facts<'_>) -> Option<bool> {
+        self.decide(&self.expression, facts)
+    }
+
+    /// Whether the object passes.
+    pub fn matches(&self, facts: &Facts<'_>, document: &Document) -> bool {
+        self.holds(&self.expression, facts, document)
+    }
+
+    /// How well the object fits the words of the query: more is better, 0 if it asks for no words.
+    pub fn score(&self, document: &Document) -> u32 {
+        score(&self.expression, document)
+    }
+
+    fn decide(&self, expression: &Expression, facts: &Facts<'_>) -> Option<bool> {
+        match expression {
+            Expression::Everything => Some(true),
+            Expression::Not(part) => self.decide(part, facts).map(|holds| !holds),
+            Expression::All(parts) => self.decide_among(parts, facts, false),
+            Expression::Any(parts) => self.decide_among(parts, facts, true),
+            Expression::Text(_) => None,
+            Expression::Field(clause) => {
+                let texts = known(&clause.field, facts)?;
+                Some(texts.into_iter().any(|text| self.text_passes(&clause.test, text)))
+            }
+        }
+    }
+
+    /// One part that says `decisive` decides; else all must have been decided.
+    fn decide_among(&self, parts: &[Expression], facts: &Facts<'_>, decisive: bool) -> Option<bool> {
+        let mut decided = Some(!decisive);
+        for part in parts {
+            match self.decide(part, facts) {
+                Some(holds) if holds == decisive => return Some(decisive),
+                Some(_) => {}
+                None => decided = None,
+            }
+        }
+        decided
+    }
+
+    fn holds(&self, expression: &Expression, facts: &Facts<'_>, document: &Document) -> bool {
+        match expression {
+            Expression::Everything => true,
+            Expression::Not(part) => !self.holds(part, facts, document),
+            Expression::All(parts) => parts.iter().all(|part| self.holds(part, facts, document)),
+            Expression::Any(parts) => parts.iter().any(|part| self.holds(part, facts, document)),
+            Expression::Text(clause) => weight(clause, document).is_some(),
+            Expression::Field(clause) => self.field_holds(clause, facts, document),
+        }
+    }
+
+    fn field_holds(&self, clause: &FieldClause, facts: &Facts<'_>, document: &Document) -> bool {
+        let passes = |text: &str| self.text_passes(&clause.test, text);
+        if let Some(texts) = known(&clause.field, facts) {
+            return texts.into_iter().any(passes);
+        }
+        match &clause.field {
+            Field::Uid => document.uid().is_some_and(passes),
+            Field::Owner => document.owners().iter().any(|owner| passes(owner)),
+            Field::Image => document.images().into_iter().any(passes),
+            Field::Created => document.created().is_some_and(|created| self.time_passes(&clause.test, created)),
+            Field::Annotation(key) => document.annotation(key).is_some_and(passes),
+            Field::Path(steps) => document.at(steps).into_iter().any(|value| self.value_passes(&clause.test, value)),
+            _ => false,
+        }
+    }
+
+    fn value_passes(&self, test: &Test, value: &Value) -> bool {
+        match (value, test) {
+            (Value::Null, _) => false,
+            (Value::String(text), _) => self.text_passes(test, text),
+            (_, Test::Exists) => true,
+            (Value::Number(number), Test::Is(wanted)) => {
+                let text = number.to_string();
+                text == *wanted || Quantity::parse(wanted).is_some_and(|wanted| Quantity::parse(&text) == Some(wanted))
+            }
+            (Value::Number(number), _) => self.text_passes(test, &number.to_string()),
+            (Value::Bool(truth), _) => self.text_passes(test, if *truth { "true" } else { "false" }),
+            (Value::Array(_) | Value::Object(_), _) => false,
+        }
+    }
+
+    fn text_passes(&self, test: &Test, text: &str) -> bool {
+        match test {
+            Test::Exists => true,
+            Test::Is(wanted) => text == wanted || is_same_quantity(text, wanted),
+            Test::Like(pattern) => pattern.matches(text),
+            Test::Within { lower, upper } => {
+                lower.as_ref().is_none_or(|bound| self.is_beyond(bound, text, Ordering::Greater))
+                    && upper.as_ref().is_none_or(|bound| self.is_beyond(bound, text, Ordering::Less))
+            }
+        }
+    }
+
+    fn time_passes(&self, test: &Test, time: Timestamp) -> bool {
+        let is_beyond = |bound: &Bound, side: Ordering| match &bound.value {
+            Literal::Moment(moment, _) => lies(time.cmp(&moment.seen_from(self.now)), bound, side),
+            Literal::Quantity(..) | Literal::Text(_) => false,
+        };
+        match test {
+            Test::Exists => true,
+            Test::Within { lower, upper } => {
+                lower.as_ref().is_none_or(|bound| is_beyond(bound, Ordering::Greater))
+                    && upper.as_ref().is_none_or(|bound| is_beyond(bound, Ordering::Less))
+            }
+            // The grammar makes ranges of all that is said of times.
+            Test::Is(_) | Test::Like(_) => false,
+        }
+    }
+
+    /// Whether a value lies on that side of a bound. What is not of the bound's kind lies on no side.
+    fn is_beyond(&self, bound: &Bound, text: &str, side: Ordering) -> bool {
+        let order = match &bound.value {
+            Literal::Quantity(wanted, _) => Quantity::parse(text).map(|quantity| quantity.cmp(wanted)),
+            Literal::Moment(moment, _) => {
+                text.parse::<Timestamp>().ok().map(|time| time.cmp(&moment.seen_from(self.now)))
+            }
+            Literal::Text(wanted) => Some(text.cmp(wanted)),
+        };
+        order.is_some_and(|order| lies(order, bound, side))
+    }
+}
+
+fn lies(order: Ordering, bound: &Bound, side: Ordering) -> bool {
+    order == side || (bound.is_inclusive && order == Ordering::Equal)
+}
+
+/// `0.5` is `500m`; but a version `1.10` is not `1.1`, so one of them must show by its unit that it is a quantity.
+fn is_same_quantity(text: &str, wanted: &str) -> bool {
+    let has_unit = |text: &str| text.ends_with(|character: char| character.is_ascii_alphabetic());
+    let starts = |text: &str| {
+        text.starts_with(|character: char| character.is_ascii_digit() || matches!(character, '.' | '-' | '+'))
+    };
+    (has_unit(text) || has_unit(wanted))
+        && starts(text)
+        && starts(wanted)
+        && Quantity::parse(text).is_some_and(|quantity| Quantity::parse(wanted) == Some(quantity))
+}
+
+/// A field's values, if they are known without opening the object.
+fn known<'a>(field: &Field, facts: &Facts<'a>) -> Option<Vec<&'a str>> {
+    let served = facts.served;
+    Some(match field {
+        Field::Cluster => vec![facts.cluster.as_str()],
+        Field::Group => vec![&*served.gvr.group],
+        Field::Version => vec![&*served.gvr.version],
+        Field::Kind => vec![&*served.kind],
+        Field::Resource => vec![&*served.gvr.resource],
+        Field::Namespace if facts.namespace.is_empty() => Vec::new(),
+        Field::Namespace => vec![facts.namespace],
+        Field::Name => vec![facts.name],
+        Field::Label(key) => facts.labels.get(key).into_iter().collect(),
+        _ => return None,
+    })
+}
+
+/// Where the words stand that weigh the most; none if they stand nowhere.
+fn weight(clause: &TextClause, document: &Document) -> Option<Weight> {
+    let mut best = None;
+    document.texts(&mut |weight, text| {
+        if best < Some(weight) && stands_in(&clause.words, text) {
+            best = Some(weight);
+        }
+    });
+    best
+}
+
+/// Whether the words stand in a text, one behind the other.
+fn stands_in(words: &[Pattern], text: &str) -> bool {
+    let found: Vec<String> = tokens(text).collect();
+    found.windows(words.len()).any(|window| window.iter().zip(words).all(|(token, word)| word.matches(token)))
+}
+
+/// The words of a text: runs of letters and digits, case-folded.
+pub fn tokens(text: &str) -> impl Iterator<Item = String> + '_ {
+    let words = text.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty());
+    words.map(|word| word.to_lowercase().chars().filter(|character| character.is_alphanumeric()).collect())
+}
+
+fn score(expression: &Expression, document: &Document) -> u32 {
+    match expression {
+        Expression::Text(clause) => weight(clause, document).map_or(0, |weight| weight as u32),
+        Expression::All(parts) | Expression::Any(parts) => parts.iter().map(|part| score(part, document)).sum(),
+        // What must not be there says nothing of how well the rest fits.
+        Expression::Not(_) | Expression::Everything | Expression::Field(_) => 0,
+    }
+}
+
+impl Expression {
+    /// Whether it asks for words, so that some objects fit better than others.
+    pub fn asks_for_words(&self) -> bool {
+        match self {
+            Self::Text(_) => true,
+            Self::All(parts) | Self::Any(parts) => parts.iter().any(Self::asks_for_words),
+            Self::Not(_) | Self::Everything | Self::Field(_) => false,
+        }
+    }
+
+    /// The fields it names, each once, in their order.
+    pub fn fields(&self) -> Vec<&Field> {
+        let mut fields: Vec<&Field> = match self {
+            Self::Field(clause) => vec![&clause.field],
+            Self::All(parts) | Self::Any(parts) => parts.iter().flat_map(Self::fields).collect(),
+            Self::Not(part) => part.fields(),
+            Self::Text(_) | Self::Everything => Vec::new(),
+        };
+        let mut seen = std::collections::BTreeSet::new();
+        fields.retain(|field| seen.insert((*field).clone()));
+        fields
+    }
+}
+
+/// A field's values for people and for sorting, as text.
+pub fn field_texts(field: &Field, facts: &Facts<'_>, document: &Document) -> Vec<String> {
+    if let Some(texts) = known(field, facts) {
+        return texts.into_iter().map(str::to_owned).collect();
+    }
+    match field {
+        Field::Uid => document.uid().map(str::to_owned).into_iter().collect(),
+        Field::Owner => document.owners().into_iter().skip(1).step_by(3).collect(),
+        Field::Image => document.images().into_iter().map(str::to_owned).collect(),
+        Field::Created => document.created().map(|created| created.to_string()).into_iter().collect(),
+        Field::Annotation(key) => document.annotation(key).map(str::to_owned).into_iter().collect(),
+        Field::Path(steps) => document.at(steps).into_iter().filter_map(scalar).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(truth) => Some(truth.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
