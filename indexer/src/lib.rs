@@ -25,6 +25,7 @@ pub mod query;
 pub mod raw;
 pub mod reflector;
 pub mod resource;
+pub mod search;
 pub mod source;
 pub mod status;
 pub mod supervise;

@@ -22,7 +22,7 @@ pub mod value;
 
 use std::fmt;
 
-pub use parse::{QueryError, parse};
+pub use parse::{QueryError, parse, parse_field};
 use value::Literal;
 
 /// Where in the text a part of an expression stands, in bytes. Two expressions from different places are equal all the same.
@@ -233,6 +233,16 @@ fn write_escaped(formatter: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result 
     Ok(())
 }
 
+fn escaped_step(step: &str) -> String {
+    step.chars().fold(String::new(), |mut escaped, character| {
+        if character == '.' || is_special(character) {
+            escaped.push('\\');
+        }
+        escaped.push(character);
+        escaped
+    })
+}
+
 /// A value that would be taken for a word of the grammar is quoted.
 fn write_value(formatter: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     if text.is_empty() || matches!(text, "AND" | "OR" | "NOT" | "TO") {
@@ -272,16 +282,11 @@ impl fmt::Display for Field {
                 write_escaped(formatter, key)
             }
             Self::Path(steps) => {
-                for step in steps {
-                    formatter.write_str(".")?;
-                    for character in step.chars() {
-                        if character == '.' || is_special(character) {
-                            formatter.write_str("\\")?;
-                        }
-                        write!(formatter, "{character}")?;
-                    }
-                }
-                Ok(())
+                let path: Vec<String> = steps.iter().map(|step| escaped_step(step)).collect();
+                let path = path.join(".");
+                // The dot in front is only needed where the path would be taken for something else.
+                let is_clear = parse_field(&path).as_ref() == Ok(self);
+                write!(formatter, "{}{path}", if is_clear { "" } else { "." })
             }
             _ => Ok(()),
         }

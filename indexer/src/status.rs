@@ -72,6 +72,15 @@ pub enum Notice {
 }
 
 impl Notice {
+    /// The cluster it is about.
+    pub fn cluster(&self) -> &ClusterName {
+        match self {
+            Self::OutOfTouch { cluster, .. } | Self::NotSynced { cluster, .. } | Self::OtherVersion { cluster, .. } => {
+                cluster
+            }
+        }
+    }
+
     /// The sentence that a client reads.
     pub fn text(&self) -> String {
         match self {

@@ -28,7 +28,7 @@ use crate::kubeconfig::RequestRate;
 use crate::observe::checks::Watched;
 use crate::observe::metrics::Lookups;
 use crate::observe::traces::Traces;
-use crate::routes::SearchState;
+use crate::routes::{SearchState, Turns};
 use crate::settings::{Settings, Stopping};
 use crate::{conditions, demo, kubeconfig, logging, members, observe, reconcile, routes, settings};
 
@@ -197,6 +197,7 @@ impl Server {
             shortest_watch: settings.shortest_watch,
             stopping: closing.clone(),
             lookups,
+            turns: Turns::default(),
         };
         let health = observe::checks::health(&following.watched, settings.store_timeouts);
         let draining = Draining::default();

@@ -219,6 +219,13 @@ fn score(expression: &Expression, document: &Document) -> u32 {
     }
 }
 
+impl Field {
+    /// Whether its values are known without opening the object.
+    pub fn is_known_unopened(&self) -> bool {
+        !matches!(self, Self::Uid | Self::Owner | Self::Image | Self::Created | Self::Annotation(_) | Self::Path(_))
+    }
+}
+
 impl Expression {
     /// Whether it asks for words, so that some objects fit better than others.
     pub fn asks_for_words(&self) -> bool {
@@ -243,11 +250,12 @@ impl Expression {
     }
 }
 
-/// A field's values for people and for sorting, as text.
-pub fn field_texts(field: &Field, facts: &Facts<'_>, document: &Document) -> Vec<String> {
+/// A field's values for people and for sorting, as text; without the document, only those known without it.
+pub fn field_texts(field: &Field, facts: &Facts<'_>, document: Option<&Document>) -> Vec<String> {
     if let Some(texts) = known(field, facts) {
         return texts.into_iter().map(str::to_owned).collect();
     }
+    let Some(document) = document else { return Vec::new() };
     match field {
         Field::Uid => document.uid().map(str::to_owned).into_iter().collect(),
         Field::Owner => document.owners().into_iter().skip(1).step_by(3).collect(),

@@ -51,6 +51,21 @@ pub fn parse(text: &str) -> Result<Expression, QueryError> {
     }
 }
 
+/// Reads the name of a field alone, as in `orderBy`.
+///
+/// # Errors
+/// If it is none.
+pub fn parse_field(text: &str) -> Result<Field, QueryError> {
+    let mut parser = Parser { text, characters: text.char_indices().collect(), at: 0, clauses: 0, depth: 0 };
+    let letters = parser.letters(|_| false)?;
+    if letters.is_empty() || !parser.is_at_end() {
+        return Err(
+            parser.error("the name of one field is expected", "write one such as name, created or spec.replicas")
+        );
+    }
+    parser.field(&letters, 0)
+}
+
 struct Parser<'a> {
     text: &'a str,
     characters: Vec<(usize, char)>,

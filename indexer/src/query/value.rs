@@ -15,6 +15,11 @@ const LARGEST_EXPONENT: i32 = 20;
 const BILLION: i128 = 1_000_000_000;
 
 impl Quantity {
+    /// The value times a billion.
+    pub fn billionths(self) -> i128 {
+        self.0
+    }
+
     /// Reads `3`, `-0.5`, `1e3`, `500m`, `1Gi`. None if it is no quantity, or one too large to be told apart from others.
     pub fn parse(text: &str) -> Option<Self> {
         let end = text

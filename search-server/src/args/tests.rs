@@ -63,16 +63,30 @@ fn the_command_line_is_well_defined() {
     command().debug_assert();
 }
 
+/// The other half of a pair of which one is of no use.
+fn partner(name: &str) -> Option<String> {
+    let pairs = [("tls-cert-file", "tls-private-key-file"), ("etcd-certfile", "etcd-keyfile")];
+    let other = pairs.iter().find_map(|(one, other)| match name {
+        _ if name == *one => Some(other),
+        _ if name == *other => Some(one),
+        _ => None,
+    })?;
+    Some(format!("--{other}=some-text"))
+}
+
 #[test]
 fn every_flag_of_the_replaced_program_is_taken_under_both_names_and_spellings() {
     for (name, kind, _) in drop_in_flags() {
         let value = sample(name, kind);
         for flag in [name.to_owned(), name.replace('-', "_")] {
             for program in [&["/usr/local/bin/karmada-search"][..], &["fleetglass", "serve"]] {
-                let joined = program.iter().map(ToString::to_string).chain([format!("--{flag}={value}")]);
+                let partner = partner(name);
+                let joined =
+                    program.iter().map(ToString::to_string).chain([format!("--{flag}={value}")]).chain(partner.clone());
                 Cli::from_words(joined).unwrap_or_else(|error| panic!("--{flag}={value}: {error}"));
                 let bare = if kind == "bool" { None } else { Some(value.to_owned()) };
-                let apart = program.iter().map(ToString::to_string).chain([format!("--{flag}")]).chain(bare);
+                let apart =
+                    program.iter().map(ToString::to_string).chain([format!("--{flag}")]).chain(bare).chain(partner);
                 Cli::from_words(apart).unwrap_or_else(|error| panic!("--{flag} {value}: {error}"));
             }
         }
@@ -184,6 +198,7 @@ fn flags_without_effect_are_told_with_the_reason() {
 #[case(&["--feature-gates=WatchListClient"], "write Gate=true")]
 #[case(&["--audit-log-mode=never"], "[possible values: batch, blocking, blocking-strict]")]
 #[case(&["--etcd-cafile"], "a value is required")]
+#[case(&["--tls-cert-file=a"], "--tls-private-key-file <TLS_PRIVATE_KEY_FILE>")]
 #[case(&["stray"], "unexpected argument 'stray'")]
 fn a_mistake_is_named_with_what_would_be_right(#[case] words: &[&str], #[case] says: &str) {
     let refusal = refusal(words);

@@ -11,6 +11,7 @@ use http_body::{Body, Frame};
 use indexer::codec::CodecError;
 use indexer::entry::Entry;
 use indexer::resource::ClusterName;
+use indexer::search::Hit;
 use indexer::view::list::{ListCursor, Listed};
 
 /// Chunks are given out when they reach this size.
@@ -22,6 +23,8 @@ pub(super) enum Objects {
     All(Box<ListCursor>),
     /// A page that was already chosen; the cursor only opens them.
     Page(std::vec::IntoIter<Listed>, indexer::codec::Decoder),
+    /// What a query found; each brings what opens it.
+    Found(std::vec::IntoIter<Hit>),
 }
 
 impl Objects {
@@ -31,6 +34,10 @@ impl Objects {
             Self::Page(listed, decoder) => {
                 let listed = listed.next()?;
                 Some(decoder.append(listed.entry.frame(), output).map(|()| listed))
+            }
+            Self::Found(hits) => {
+                let Hit { cluster, entry, decoder, .. } = hits.next()?;
+                Some(decoder.append(entry.frame(), output).map(|()| Listed { cluster, entry }))
             }
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! search/cache/…   cache_path + options ─► list | watch | table ─► body ─► caller
+//! search/query …   query
 //! search/status    status
 //! ```
 //!
@@ -12,12 +13,14 @@ mod cache_path;
 mod known;
 mod list;
 mod options;
+mod query;
 mod root;
 mod status;
 mod table;
 mod warning;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,13 +29,16 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::Method;
+use http::request::Parts;
 use indexer::cache::Cache;
+use indexer::resource::ClusterName;
 use indexer::supervise::Overview;
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
 use crate::observe::metrics::Lookups;
 use cache_path::CachePath;
+pub(crate) use query::Turns;
 
 /// Where these routes stand.
 const MOUNT: &str = "/apis/search.karmada.io/v1alpha1/search";
@@ -50,6 +56,8 @@ pub(crate) struct SearchState {
     pub(crate) stopping: CancellationToken,
     /// Counts who asked for what by name.
     pub(crate) lookups: Lookups,
+    /// Turns for queries.
+    pub(crate) turns: Turns,
 }
 
 impl SearchState {
@@ -64,38 +72,41 @@ pub(crate) fn router(state: SearchState) -> Router {
 }
 
 async fn answer(State(state): State<SearchState>, request: Request) -> Response {
-    respond(&state, &request).unwrap_or_else(IntoResponse::into_response)
+    respond(&state, &request.into_parts().0).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-fn respond(state: &SearchState, request: &Request) -> Result<Response, ApiError> {
-    let path = request.uri().path();
+async fn respond(state: &SearchState, request: &Parts) -> Result<Response, ApiError> {
+    let (headers, query) = (&request.headers, request.uri.query().unwrap_or_default());
+    let path = request.uri.path();
     let below = path.strip_prefix(MOUNT).ok_or_else(ApiError::unknown_path)?.trim_start_matches('/');
     let (category, rest) = below.split_once('/').unwrap_or((below, ""));
-    if request.method() != Method::GET && !category.is_empty() {
+    if request.method != Method::GET && !category.is_empty() {
         let message = "the server does not allow this method on the requested resource";
         return Err(ApiError::method_not_allowed(message));
     }
     match category {
         "" => Err(ApiError::unknown_path()),
         "cache" => cached(state, request, rest),
+        "query" if rest.is_empty() => query::objects(state, headers, query).await,
+        "facets" if rest.is_empty() => query::facets(state, query).await,
         "status" => status::answer(state),
         other => Err(ApiError::unroutable(format!("connect with unrecognized search category {other}"))),
     }
 }
 
-fn cached(state: &SearchState, request: &Request, rest: &str) -> Result<Response, ApiError> {
+fn cached(state: &SearchState, request: &Parts, rest: &str) -> Result<Response, ApiError> {
     let rest = percent_encoding::percent_decode_str(rest)
         .decode_utf8()
         .map_err(|_| ApiError::bad_request("the path is not UTF-8"))?;
     match CachePath::parse(&rest)? {
         CachePath::Objects { resource, namespace, name } => {
-            let options = options::CacheOptions::parse(request.uri().query().unwrap_or_default())?;
-            check_clusters(state, &options)?;
+            let options = options::CacheOptions::parse(request.uri.query().unwrap_or_default())?;
+            check_clusters(state, options.clusters.as_ref())?;
             let objects = list::Asked { resource, namespace, name, options };
             if objects.options.list.watch && objects.name.is_none() {
-                watch::answer(state, request.headers(), objects)
+                watch::answer(state, &request.headers, objects)
             } else {
-                list::answer(state, request.headers(), &objects)
+                list::answer(state, &request.headers, &objects)
             }
         }
         root => root::answer(state, &root),
@@ -103,8 +114,8 @@ fn cached(state: &SearchState, request: &Request, rest: &str) -> Result<Response
 }
 
 /// A name that no cluster has is most likely a slip; an empty answer would hide it.
-fn check_clusters(state: &SearchState, options: &options::CacheOptions) -> Result<(), ApiError> {
-    let (Some(asked), overview) = (&options.clusters, state.overview()) else { return Ok(()) };
+fn check_clusters(state: &SearchState, asked: Option<&BTreeSet<ClusterName>>) -> Result<(), ApiError> {
+    let (Some(asked), overview) = (asked, state.overview()) else { return Ok(()) };
     match asked.iter().find(|name| !overview.members.members.contains_key(*name)) {
         Some(unknown) if overview.loaded => Err(ApiError::not_found(Subject {
             group: "cluster.karmada.io",

@@ -112,7 +112,11 @@ fn check_version(list: &ListOptions) -> Result<(), ApiError> {
     }
 }
 
-fn read_clusters(names: &str) -> Result<BTreeSet<ClusterName>, ApiError> {
+/// Names of clusters, separated by commas.
+///
+/// # Errors
+/// 400 if there is none.
+pub(super) fn read_clusters(names: &str) -> Result<BTreeSet<ClusterName>, ApiError> {
     let clusters: BTreeSet<ClusterName> =
         names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(ClusterName::from).collect();
     if clusters.is_empty() {

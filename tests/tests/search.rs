@@ -1,0 +1,177 @@
+//! Questions over the demo's estate: two clusters with the same applications, an override and some drift between them.
+
+mod shared;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use shared::{origins, run};
+use tests::eventually;
+use tests::fleetglass::program;
+use tests::kubectl::Kubectl;
+use tests::process::{Server, free_port};
+
+const SEARCH: &str = "/apis/search.karmada.io/v1alpha1/search";
+
+/// A server over the demo's clusters that has read all of them.
+struct Estate {
+    kubectl: Kubectl,
+    _server: Server,
+    _folder: tempfile::TempDir,
+}
+
+impl Estate {
+    async fn start() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let demo =
+            Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace's folder")?.join("deploy/demo");
+        let arguments = [
+            "serve".to_owned(),
+            format!("--members=snapshot:{}", demo.display()),
+            format!("--data-dir={}", folder.path().display()),
+            format!("--secure-port={}", free_port()?),
+        ];
+        let mut server = Server::start("estate", &program()?, arguments, folder.path())?;
+        let kubectl = Kubectl::new(&folder.path().join("kubeconfig"));
+        let ready = async || kubectl.run(&["get", "--raw", "/readyz"]).await.map(drop);
+        server.until(Duration::from_secs(20), ready).await?;
+        kubectl.run(&["apply", "-f", &demo.join("registry.yaml").display().to_string()]).await?;
+        let wait = ["wait", "--for=condition=Ready", "resourceregistry/deployment-search", "--timeout=20s"];
+        kubectl.run(&wait).await?;
+        Ok(Self { kubectl, _server: server, _folder: folder })
+    }
+
+    async fn ask(&self, what: &str, parameters: &[(&str, &str)]) -> Result<Value> {
+        let query: String = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
+        self.kubectl.raw(&format!("{SEARCH}/{what}?{query}")).await
+    }
+
+    async fn found(&self, query: &str) -> Result<Vec<String>> {
+        Ok(origins(&self.ask("query", &[("q", query), ("limit", "1000")]).await?))
+    }
+}
+
+#[test]
+fn one_grammar_finds_objects_of_all_kinds_and_clusters() -> Result<()> {
+    run(async || {
+        let estate = Estate::start().await?;
+        let deployments = ["pegasus/nginx", "pegasus-2/nginx"];
+        assert_eq!(estate.found("kind:Deployment image:*nginx*").await?, deployments);
+        assert_eq!(estate.found("kind:Deployment nginx cluster:pegasus-2").await?, ["pegasus-2/nginx"]);
+        assert_eq!(estate.found("kind:Deployment name:redis spec.replicas:>1").await?, ["pegasus-2/redis"]);
+        assert_eq!(estate.found("kind:Deployment label.app.kubernetes.io/name:redis").await?.len(), 2);
+        ensure!(estate.found("kind:(Pod OR ReplicaSet) owner:*").await?.len() > 4);
+        ensure!(estate.found("no-such-word-anywhere").await?.is_empty());
+        let secrets = estate.found("kind:Secret data:*").await?;
+        ensure!(secrets.is_empty(), "{secrets:?}");
+        let list = estate.ask("query", &[("q", "kind:Deployment"), ("limit", "3"), ("count", "true")]).await?;
+        assert_eq!((&list["kind"], &list["metadata"]["remainingItemCount"]), (&"List".into(), &5.into()));
+        Ok(())
+    })
+}
+
+#[test]
+fn pages_follow_each_other_and_belong_to_their_question() -> Result<()> {
+    run(async || {
+        let estate = Estate::start().await?;
+        let asked = [("q", "kind:(Deployment OR Pod)"), ("orderBy", "-created,name"), ("limit", "3")];
+        let mut all = Vec::new();
+        let mut token = String::new();
+        loop {
+            let page = estate.ask("query", &[&asked[..], &[("continue", &token)]].concat()).await?;
+            all.extend(origins(&page));
+            let Some(next) = page["metadata"]["continue"].as_str().filter(|next| !next.is_empty()) else { break };
+            token = next.to_owned();
+        }
+        let whole = estate.ask("query", &[asked[0], asked[1], ("limit", "1000")]).await?;
+        assert_eq!(all, origins(&whole));
+        let first = estate.ask("query", &asked).await?;
+        let token = first["metadata"]["continue"].as_str().context("no token")?;
+        let other = estate.ask("query", &[("q", "kind:Pod"), ("continue", token)]).await.unwrap_err().to_string();
+        ensure!(other.contains("belongs to another query"), "{other}");
+        Ok(())
+    })
+}
+
+#[test]
+fn facets_count_exactly_what_a_query_finds() -> Result<()> {
+    run(async || {
+        let estate = Estate::start().await?;
+        let counted = estate.ask("facets", &[("q", "kind:Deployment"), ("by", "cluster,spec.replicas,image")]).await?;
+        assert_eq!((&counted["kind"], &counted["total"]), (&"FacetList".into(), &8.into()));
+        for facet in counted["facets"].as_array().context("no facets")?.iter().take(2) {
+            let by = facet["by"].as_str().context("no field")?;
+            for value in facet["values"].as_array().context("no values")? {
+                let text = value["value"].as_str().context("no value")?;
+                let found = estate.found(&format!("kind:Deployment {by}:{text}")).await?;
+                assert_eq!(value["count"], found.len(), "{by}:{text}");
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn kubectl_prints_a_table_with_the_fields_that_the_query_names() -> Result<()> {
+    run(async || {
+        let estate = Estate::start().await?;
+        let client = reqwest::Client::builder().tls_danger_accept_invalid_certs(true);
+        let config = estate.kubectl.run(&["config", "view", "--raw", "-o", "json"]).await?;
+        let config: Value = serde_json::from_str(&config)?;
+        let field = |pointer: &str| -> Result<Vec<u8>> {
+            let text = config.pointer(pointer).and_then(Value::as_str).context("no such field")?;
+            Ok(base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text)?)
+        };
+        let user = "/users/0/user";
+        let pem =
+            [field(&format!("{user}/client-certificate-data"))?, field(&format!("{user}/client-key-data"))?].concat();
+        let client = client.identity(reqwest::Identity::from_pem(&pem)?).build()?;
+        let server = config["clusters"][0]["cluster"]["server"].as_str().context("no server")?;
+        let asked = client
+            .get(format!("{server}{SEARCH}/query"))
+            .query(&[("q", "kind:Deployment spec.replicas:>1 name:redis")])
+            .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io");
+        let table: Value = asked.send().await?.error_for_status()?.json().await?;
+        let columns: Vec<&str> = table["columnDefinitions"]
+            .as_array()
+            .context("no columns")?
+            .iter()
+            .filter_map(|column| column["name"].as_str())
+            .collect();
+        assert_eq!(columns, ["Cluster", "Kind", "Name", "Age", "spec.replicas"]);
+        let cells = &table["rows"][0]["cells"];
+        assert_eq!(
+            (&cells[0], &cells[1], &cells[2], &cells[4]),
+            (&"pegasus-2".into(), &"Deployment".into(), &"redis".into(), &"3".into())
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_mistake_is_answered_with_the_character_and_what_to_write() -> Result<()> {
+    run(async || {
+        let estate = Estate::start().await?;
+        for (parameters, says) in [
+            (
+                &[("q", "kind:Pod namspace:shop")][..],
+                "q: character 10: there is no field namspace; did you mean namespace?",
+            ),
+            (&[("q", "(a OR b")], "q: character 1: this ( is not closed"),
+            (&[("q", "a"), ("limit", "20000")], "limit: a number from 1 to 10000 is expected"),
+            (&[("q", "a"), ("orderby", "name")], "orderby: there is no such parameter here"),
+            (&[("q", "a"), ("orderBy", "name,labels.x")], "orderBy: character 6:"),
+            (&[("q", "a"), ("cluster", "nowhere")], "\"nowhere\" not found"),
+            (&[("q", "a"), ("continue", "rubbish")], "continue: not a token that this server gave"),
+        ] {
+            let error = estate.ask("query", parameters).await.unwrap_err().to_string();
+            ensure!(error.contains(says), "{parameters:?}: {error}");
+        }
+        let error = estate.ask("facets", &[("q", "a")]).await.unwrap_err().to_string();
+        ensure!(error.contains("by: name one to 20 fields"), "{error}");
+        eventually(Duration::from_secs(1), async || estate.found("kind:Deployment").await).await?;
+        Ok(())
+    })
+}
