@@ -60,6 +60,13 @@ pub struct Hit {
     pub decoder: Decoder,
 }
 
+impl Hit {
+    /// Whether it keeps something secret, which no query may show.
+    pub fn is_secret(&self) -> bool {
+        self.served.gvr.group.is_empty() && *self.served.kind == *"Secret"
+    }
+}
+
 /// One page.
 #[derive(Debug)]
 pub struct Page {
@@ -82,7 +89,22 @@ struct Candidate {
     decoder: Decoder,
 }
 
-/// What may be looked at: each object once, also if registries select its resource in several versions.
+impl Candidate {
+    /// Whether it is in step, and how far its version is on the way from `v1alpha1` over `v1beta1` and `v1` to `v2`.
+    fn rank(&self) -> (bool, u8, Vec<u32>) {
+        let version = &*self.part.served.gvr.version;
+        let stability = match version {
+            _ if version.contains("alpha") => 0,
+            _ if version.contains("beta") => 1,
+            _ => 2,
+        };
+        let numbers = version.split(|character: char| !character.is_ascii_digit());
+        (self.part.sync.synced, stability, numbers.filter_map(|number| number.parse().ok()).collect())
+    }
+}
+
+/// What may be looked at: each object once, also if registries select its resource in several versions. Then the part counts
+/// that is in step, and of two that are, the newer version.
 struct Candidates {
     parts: Vec<Candidate>,
     version: MergedVersion,
@@ -90,18 +112,24 @@ struct Candidates {
 
 impl Candidates {
     fn of(cache: &Cache, clusters: Option<&BTreeSet<ClusterName>>) -> Self {
-        let mut parts = BTreeMap::new();
+        let mut parts: BTreeMap<_, Candidate> = BTreeMap::new();
         let mut versions: BTreeMap<ClusterName, u64> = BTreeMap::new();
         for resource in cache.all() {
             let snapshot = resource.snapshot(clusters);
             let decoder = resource.codec().decoder();
             for (cluster, part) in snapshot.parts {
-                let reached = part.version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(0);
-                let newest = versions.entry(cluster.clone()).or_default();
-                *newest = reached.max(*newest);
+                // A watch from here on must miss nothing of the slowest.
+                if let Some(reached) = part.version.as_ref().and_then(|version| version.parse().ok()) {
+                    let slowest = versions.entry(cluster.clone()).or_insert(reached);
+                    *slowest = reached.min(*slowest);
+                }
                 let gvr = resource.resource();
                 let key = (Arc::clone(&gvr.group), Arc::clone(&gvr.resource), cluster.clone());
-                parts.entry(key).or_insert_with(|| Candidate { cluster, part, decoder: decoder.clone() });
+                let candidate = Candidate { cluster, part, decoder: decoder.clone() };
+                match parts.get(&key) {
+                    Some(present) if present.rank() >= candidate.rank() => {}
+                    _ => drop(parts.insert(key, candidate)),
+                }
             }
         }
         let mut version = MergedVersion::default();
@@ -138,8 +166,8 @@ fn opened(candidate: &Candidate, entry: &Entry, scratch: &mut Vec<u8>) -> Option
     Document::read(scratch)
 }
 
-/// Calls for every object that passes; false if the deadline came first.
-fn for_each(scope: &Scope, candidates: &Candidates, mut found: impl FnMut(Passing<'_>, &mut Vec<u8>)) -> bool {
+/// Calls for every object that passes, as long as the answer is yes; false if the deadline came first.
+fn for_each(scope: &Scope, candidates: &Candidates, mut found: impl FnMut(Passing<'_>, &mut Vec<u8>) -> bool) -> bool {
     let mut scratch = Vec::new();
     let mut looked_at: u64 = 0;
     for (at, candidate) in candidates.parts.iter().enumerate() {
@@ -158,12 +186,15 @@ fn for_each(scope: &Scope, candidates: &Candidates, mut found: impl FnMut(Passin
             let document = match scope.evaluator.on_facts(&facts) {
                 Some(false) => continue,
                 Some(true) => None,
+                None if Instant::now() >= scope.deadline => return false,
                 None => match opened(candidate, entry, &mut scratch) {
                     Some(document) if scope.evaluator.matches(&facts, &document) => Some(document),
                     _ => continue,
                 },
             };
-            found(Passing { at, candidate, entry, facts, document }, &mut scratch);
+            if !found(Passing { at, candidate, entry, facts, document }, &mut scratch) {
+                return true;
+            }
         }
     }
     true
@@ -180,13 +211,14 @@ pub fn answer(cache: &Cache, question: &Question) -> Page {
         let document = if question.order.needs_document() { passing.document(scratch) } else { None };
         let key = question.order.key_of(&question.scope.evaluator, &facts, document);
         if question.after.as_ref().is_some_and(|after| question.order.compare(&key, after).is_le()) {
-            return;
+            return true;
         }
         passed += 1;
         kept.push(Ranked::new(key, &question.order, (passing.at, passing.entry.clone())));
         if kept.len() > question.limit {
             kept.pop();
         }
+        true
     });
     let ranked = kept.into_sorted_vec();
     let next = ranked.last().map(|last| last.key().clone());
@@ -199,7 +231,8 @@ pub fn answer(cache: &Cache, question: &Question) -> Page {
         })
         .collect();
     let remaining = passed - hits.len() as u64;
-    let next = next.filter(|_| remaining > 0);
+    // Behind the last of a partial page may stand what was not looked at, and before it too: there is no next one.
+    let next = next.filter(|_| remaining > 0 && is_complete);
     Page { hits, next, remaining, version: candidates.version, is_partial: !is_complete }
 }
 

@@ -66,6 +66,9 @@ fn one_grammar_finds_objects_of_all_kinds_and_clusters() -> Result<()> {
         ensure!(estate.found("no-such-word-anywhere").await?.is_empty());
         let secrets = estate.found("kind:Secret data:*").await?;
         ensure!(secrets.is_empty(), "{secrets:?}");
+        let shown = estate.ask("query", &[("q", "kind:Secret")]).await?;
+        ensure!(!origins(&shown).is_empty() && shown["items"][0]["data"].is_null(), "{shown}");
+        ensure!(estate.found("karmada").await?.is_empty(), "our own annotation is no text of theirs");
         let list = estate.ask("query", &[("q", "kind:Deployment"), ("limit", "3"), ("count", "true")]).await?;
         assert_eq!((&list["kind"], &list["metadata"]["remainingItemCount"]), (&"List".into(), &5.into()));
         Ok(())
@@ -140,10 +143,10 @@ fn kubectl_prints_a_table_with_the_fields_that_the_query_names() -> Result<()> {
             .iter()
             .filter_map(|column| column["name"].as_str())
             .collect();
-        assert_eq!(columns, ["Cluster", "Kind", "Name", "Age", "spec.replicas"]);
+        assert_eq!(columns, ["Cluster", "Kind", "Namespace", "Name", "Age", "spec.replicas"]);
         let cells = &table["rows"][0]["cells"];
         assert_eq!(
-            (&cells[0], &cells[1], &cells[2], &cells[4]),
+            (&cells[0], &cells[1], &cells[3], &cells[5]),
             (&"pegasus-2".into(), &"Deployment".into(), &"redis".into(), &"3".into())
         );
         Ok(())

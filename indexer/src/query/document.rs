@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::entry::LabelSet;
+use crate::raw::CACHED_FROM_CLUSTER;
 use crate::resource::{ApiResource, ClusterName};
 
 /// Bytes of ConfigMap values that are searched as text, an object.
@@ -55,6 +56,12 @@ impl Document {
             }
         }
         Some(Self(value))
+    }
+
+    /// As JSON; of a Secret, what may be seen.
+    pub fn to_json(&self) -> Vec<u8> {
+        // A tree of JSON values always serializes.
+        serde_json::to_vec(&self.0).unwrap_or_default()
     }
 
     /// All values at a path; of arrays on the way, those of every element.
@@ -116,7 +123,8 @@ impl Document {
         }
         for (field, weight) in [("labels", Weight::Label), ("annotations", Weight::Body)] {
             let pairs = metadata.and_then(|metadata| metadata.get(field)).and_then(Value::as_object);
-            for (key, value) in pairs.into_iter().flatten() {
+            // Every object carries the cluster's name in an annotation of ours: found by that word would be everything.
+            for (key, value) in pairs.into_iter().flatten().filter(|(key, _)| *key != CACHED_FROM_CLUSTER) {
                 read(weight, key);
                 value.as_str().into_iter().for_each(|text| read(weight, text));
             }

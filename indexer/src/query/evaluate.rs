@@ -101,6 +101,7 @@ impl Evaluator {
     fn value_passes(&self, test: &Test, value: &Value) -> bool {
         match (value, test) {
             (Value::Null, _) => false,
+            (Value::String(text), Test::Is(wanted)) => text == wanted || is_same_quantity(text, wanted),
             (Value::String(text), _) => self.text_passes(test, text),
             (_, Test::Exists) => true,
             (Value::Number(number), Test::Is(wanted)) => {
@@ -116,7 +117,7 @@ impl Evaluator {
     fn text_passes(&self, test: &Test, text: &str) -> bool {
         match test {
             Test::Exists => true,
-            Test::Is(wanted) => text == wanted || is_same_quantity(text, wanted),
+            Test::Is(wanted) => text == wanted,
             Test::Like(pattern) => pattern.matches(text),
             Test::Within { lower, upper } => {
                 lower.as_ref().is_none_or(|bound| self.is_beyond(bound, text, Ordering::Greater))

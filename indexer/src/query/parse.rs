@@ -410,7 +410,8 @@ impl Parser<'_> {
         Ok(Some(Bound { value: Literal::read(&plain(&letters)), is_inclusive }))
     }
 
-    /// `created` is a time: a day is all of its moments, and what is no time can't be meant.
+    /// `created` is a time: a day named alone is all of its moments, as an end of a range it is its first one; what is no
+    /// time can't be meant.
     fn about_time(&self, test: Test, begun: usize) -> Result<Test, QueryError> {
         let refuse = |text: &str| {
             let suggestion = "write a time, as in created:>now-1d, created:2026-01-02 or created:<2026-01-02T03:04:05Z";

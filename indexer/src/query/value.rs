@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 pub struct Quantity(i128);
 
 /// Larger powers than anything that is counted.
-const LARGEST_EXPONENT: i32 = 20;
+const LARGEST_EXPONENT: u32 = 20;
 const BILLION: i128 = 1_000_000_000;
 
 impl Quantity {
@@ -80,7 +80,7 @@ fn scale(base: i128, unit: &str) -> Option<i128> {
         "Ei" => binary(6),
         _ => {
             let exponent: i32 = unit.strip_prefix(['e', 'E'])?.parse().ok()?;
-            (exponent.abs() <= LARGEST_EXPONENT).then(|| decimal(exponent)).flatten()
+            (exponent.unsigned_abs() <= LARGEST_EXPONENT).then(|| decimal(exponent)).flatten()
         }
     }
 }
@@ -111,7 +111,10 @@ impl Moment {
     pub fn seen_from(&self, now: Timestamp) -> Timestamp {
         match self {
             Self::At(time) => *time,
-            Self::FromNow(shift) => now.checked_add(*shift).unwrap_or(now),
+            // Farther than time is counted lies at its end.
+            Self::FromNow(shift) => {
+                now.checked_add(*shift).unwrap_or(if shift.is_negative() { Timestamp::MIN } else { Timestamp::MAX })
+            }
         }
     }
 }

@@ -11,6 +11,8 @@ use crate::query::evaluate::field_texts;
 
 /// Different values of one field that are counted; more are no facet but a list.
 const MOST_VALUES: usize = 100_000;
+/// Bytes of all values that are counted.
+const MOST_BYTES: usize = 32 << 20;
 
 /// Counts by one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,7 +47,7 @@ pub struct Facets {
 
 /// A field has more different values than can be counted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field} has more than {MOST_VALUES} different values; narrow the query, or count by another field")]
+#[error("{field} has too many or too long values to be counted; narrow the query, or count by another field")]
 pub struct TooManyValues {
     field: String,
 }
@@ -60,6 +62,7 @@ pub fn count(cache: &Cache, scope: &Scope, by: &[Field], size: usize) -> Result<
     let mut counts: Vec<BTreeMap<String, u64>> = vec![BTreeMap::new(); by.len()];
     let mut total = 0;
     let mut overflown = None;
+    let mut bytes = 0;
     let is_complete = for_each(scope, &candidates, |mut passing, scratch| {
         total += 1;
         let facts = passing.facts;
@@ -67,13 +70,19 @@ pub fn count(cache: &Cache, scope: &Scope, by: &[Field], size: usize) -> Result<
         for (field, counts) in by.iter().zip(&mut counts) {
             let values: BTreeSet<String> = field_texts(field, &facts, document).into_iter().collect();
             for value in values {
-                if counts.len() >= MOST_VALUES && !counts.contains_key(&value) {
-                    overflown = Some(field.to_string());
-                } else {
-                    *counts.entry(value).or_default() += 1;
+                if let Some(count) = counts.get_mut(&value) {
+                    *count += 1;
+                    continue;
                 }
+                bytes += value.len();
+                if counts.len() >= MOST_VALUES || bytes > MOST_BYTES {
+                    overflown = Some(field.to_string());
+                    return false;
+                }
+                counts.insert(value, 1);
             }
         }
+        true
     });
     if let Some(field) = overflown {
         return Err(TooManyValues { field });

@@ -13,6 +13,11 @@ use crate::query::evaluate::{Evaluator, field_texts};
 use crate::query::value::Quantity;
 use crate::query::{Expression, Field, QueryError, parse_field};
 
+/// Fields that can be sorted by at once.
+const MOST_FIELDS: usize = 8;
+/// Bytes of a text that count for its place; a page's token carries them.
+const TEXT_BYTES: usize = 256;
+
 /// One field to sort by.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OrderBy {
@@ -65,6 +70,10 @@ impl Order {
         if text.trim().is_empty() {
             let relevance = OrderBy { by: By::Relevance, is_descending: true };
             return Ok(Self(if expression.asks_for_words() { [relevance].into() } else { [].into() }));
+        }
+        if text.split(',').count() > MOST_FIELDS {
+            let problem = format!("there are more than {MOST_FIELDS} fields to sort by");
+            return Err(QueryError { character: 1, problem, suggestion: String::new() });
         }
         let mut orders = Vec::new();
         let mut at = 0;
@@ -137,7 +146,7 @@ fn sort_value(text: &str) -> SortValue {
     }
     match text.parse::<jiff::Timestamp>() {
         Ok(time) => SortValue::Time(time.as_nanosecond()),
-        Err(_) => SortValue::Text(text.to_owned()),
+        Err(_) => SortValue::Text(text[..text.floor_char_boundary(TEXT_BYTES)].to_owned()),
     }
 }
 

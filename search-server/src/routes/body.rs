@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use indexer::codec::CodecError;
 use indexer::entry::Entry;
+use indexer::query::document::Document;
 use indexer::resource::ClusterName;
 use indexer::search::Hit;
 use indexer::view::list::{ListCursor, Listed};
@@ -36,11 +37,23 @@ impl Objects {
                 Some(decoder.append(listed.entry.frame(), output).map(|()| listed))
             }
             Self::Found(hits) => {
-                let Hit { cluster, entry, decoder, .. } = hits.next()?;
-                Some(decoder.append(entry.frame(), output).map(|()| Listed { cluster, entry }))
+                let hit = hits.next()?;
+                let begun = output.len();
+                let opened = hit.decoder.append(hit.entry.frame(), output);
+                if hit.is_secret() {
+                    leave_out_secrets(output, begun);
+                }
+                Some(opened.map(|()| Listed { cluster: hit.cluster, entry: hit.entry }))
             }
         }
     }
+}
+
+/// Puts what may be seen of a Secret in its place.
+fn leave_out_secrets(output: &mut Vec<u8>, begun: usize) {
+    let seen = Document::read(output.get(begun..).unwrap_or_default()).map(|document| document.to_json());
+    output.truncate(begun);
+    output.extend(seen.unwrap_or_else(|| b"null".to_vec()));
 }
 
 /// How one object is written.

@@ -41,8 +41,6 @@ const DEFAULT_LIMIT: usize = 50;
 const MOST: usize = 10_000;
 const DEFAULT_VALUES: usize = 10;
 const MOST_FACETS: usize = 20;
-/// Questions that are looked into at the same time; others wait for their turn.
-const AT_ONCE: usize = 2;
 /// How long one may be looked into.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How long one may wait for its turn.
@@ -57,7 +55,9 @@ pub(crate) struct Turns(Arc<Semaphore>);
 
 impl Default for Turns {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(AT_ONCE)))
+        // Half of the processors, so that lists and watches always have the rest.
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self(Arc::new(Semaphore::new((processors / 2).max(1))))
     }
 }
 
@@ -133,7 +133,8 @@ fn scope(state: &SearchState, parameters: &Parameters) -> Result<Scope, ApiError
     let clusters = parameters.clusters()?;
     check_clusters(state, clusters.as_ref())?;
     let evaluator = Evaluator::new(parameters.expression()?, Timestamp::now());
-    Ok(Scope { evaluator, clusters, deadline: Instant::now() + DEADLINE })
+    // The time begins to run when the question has its turn.
+    Ok(Scope { evaluator, clusters, deadline: Instant::now() })
 }
 
 /// Where a page begins, and what question it belongs to: another one's token would give other objects.
@@ -180,10 +181,14 @@ pub(super) async fn objects(state: &SearchState, headers: &HeaderMap, query: &st
     let include = IncludeObject::parse(query)?;
     let columns = named_columns(scope.evaluator.expression(), &order);
     let clusters = scope.clusters.clone();
-    let question = Question { scope, order, limit, after };
+    let mut question = Question { scope, order, limit, after };
     let cache = Arc::clone(&state.cache);
-    let page = state.turns.take(move || answer(&cache, &question)).await?;
-    let mut lacks = state_of(state, clusters.as_ref());
+    let answering = move || {
+        question.scope.deadline = Instant::now() + DEADLINE;
+        answer(&cache, &question)
+    };
+    let page = state.turns.take(answering).await?;
+    let lacks = state_of(state, clusters.as_ref());
     let is_partial = page.is_partial;
     let metadata = metadata(&page, counts, |after| Token { q: asked, order: order_by, after }.encode());
     let kinds =
@@ -192,7 +197,7 @@ pub(super) async fn objects(state: &SearchState, headers: &HeaderMap, query: &st
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.extensions_mut().insert(Compressible);
-    warn(response.headers_mut(), &mut lacks, is_partial);
+    warn(response.headers_mut(), &lacks, is_partial);
     Ok(response)
 }
 
@@ -230,7 +235,9 @@ fn state_of(state: &SearchState, clusters: Option<&BTreeSet<ClusterName>>) -> Ve
     for cache in state.cache.all() {
         let snapshot = cache.snapshot(clusters);
         for notice in notices(&overview, cache.resource(), &snapshot, &query) {
-            if told.insert(notice.cluster().clone()) {
+            // That a cluster serves a kind in another version changes nothing for who asks for all kinds.
+            let is_told = !matches!(notice, Notice::OtherVersion { .. }) && told.insert(notice.cluster().clone());
+            if is_told {
                 found.push(notice);
             }
         }
@@ -238,9 +245,7 @@ fn state_of(state: &SearchState, clusters: Option<&BTreeSet<ClusterName>>) -> Ve
     found
 }
 
-fn warn(headers: &mut HeaderMap, lacks: &mut Vec<Notice>, is_partial: bool) {
-    // That a cluster serves a kind in another version changes nothing for who asks for all kinds.
-    lacks.retain(|notice| !matches!(notice, Notice::OtherVersion { .. }));
+fn warn(headers: &mut HeaderMap, lacks: &[Notice], is_partial: bool) {
     warning::warn(headers, lacks);
     if is_partial {
         let text = "299 - \"the query took too long and was ended; the answer is partial: narrow it by cluster, kind or namespace\"";
@@ -250,7 +255,8 @@ fn warn(headers: &mut HeaderMap, lacks: &mut Vec<Notice>, is_partial: bool) {
 
 /// Fields that the query and the order name, which a table shows beside the usual columns.
 fn named_columns(expression: &Expression, order: &Order) -> Vec<Field> {
-    let usual = [Field::Cluster, Field::Kind, Field::Namespace, Field::Name, Field::Created];
+    // The plural is another word for the kind, and rows don't know it.
+    let usual = [Field::Cluster, Field::Kind, Field::Namespace, Field::Name, Field::Created, Field::Resource];
     let mut fields: Vec<Field> = Vec::new();
     for field in expression.fields().into_iter().chain(order.fields()) {
         if !usual.contains(field) && !fields.contains(field) {
@@ -272,6 +278,7 @@ impl Rows {
         let mut columns = vec![
             Column::new("Cluster", "string", "The cluster that the object is in."),
             Column::new("Kind", "string", "What it is."),
+            Column::new("Namespace", "string", "Its namespace, if it has one."),
             Column::name("Name of the object."),
             Column::new("Age", "string", "Time since it was created."),
         ];
@@ -291,7 +298,8 @@ impl Rows {
         let (kind, api_version) = (text(&["kind"]), text(&["apiVersion"]));
         let created = document.as_ref().and_then(Document::created);
         let shown_age = created.map_or_else(|| "<unknown>".to_owned(), |created| age(created, self.now));
-        let mut cells = vec![json!(cluster.as_str()), json!(kind), json!(entry.name()), json!(shown_age)];
+        let mut cells =
+            vec![json!(cluster.as_str()), json!(kind), json!(entry.namespace()), json!(entry.name()), json!(shown_age)];
         let served = served(&api_version, &kind);
         let labels: &LabelSet = entry.labels();
         let facts = Facts { cluster, served: &served, namespace: entry.namespace(), name: entry.name(), labels };
@@ -343,7 +351,7 @@ struct FacetList {
 /// Answers `search/facets`.
 pub(super) async fn facets(state: &SearchState, query: &str) -> Result<Response, ApiError> {
     let parameters = Parameters::read(query, &["q", "cluster", "by", "limit"])?;
-    let scope = scope(state, &parameters)?;
+    let mut scope = scope(state, &parameters)?;
     let names: Vec<&str> = parameters.get("by").unwrap_or_default().split(',').map(str::trim).collect();
     if names == [""] || names.len() > MOST_FACETS {
         let message = format!("by: name one to {MOST_FACETS} fields, as in by=cluster,kind,image");
@@ -351,10 +359,17 @@ pub(super) async fn facets(state: &SearchState, query: &str) -> Result<Response,
     }
     let fields: Result<Vec<Field>, QueryError> = names.iter().map(|name| parse_field(name)).collect();
     let fields = fields.map_err(|error| refused("by", &error))?;
+    if fields.iter().collect::<BTreeSet<_>>().len() < fields.len() {
+        return Err(ApiError::bad_request("by: a field is named twice"));
+    }
     let size = parameters.number("limit", DEFAULT_VALUES, MOST)?;
     let clusters = scope.clusters.clone();
     let cache = Arc::clone(&state.cache);
-    let counted = state.turns.take(move || count(&cache, &scope, &fields, size)).await?;
+    let counting = move || {
+        scope.deadline = Instant::now() + DEADLINE;
+        count(&cache, &scope, &fields, size)
+    };
+    let counted = state.turns.take(counting).await?;
     let counted = counted.map_err(|error: TooManyValues| ApiError::bad_request(format!("by: {error}")))?;
     let list = FacetList {
         kind: "FacetList",
@@ -363,6 +378,6 @@ pub(super) async fn facets(state: &SearchState, query: &str) -> Result<Response,
         facets: counted.facets,
     };
     let mut response = Json(list).into_response();
-    warn(response.headers_mut(), &mut state_of(state, clusters.as_ref()), counted.is_partial);
+    warn(response.headers_mut(), &state_of(state, clusters.as_ref()), counted.is_partial);
     Ok(response)
 }
