@@ -65,6 +65,8 @@ fn kubectl_compares_edits_replaces_and_explains_registries() -> Result<()> {
         let kubectl = stage.kubectl()?;
         let mut manifest = registry("compared", &["member1"], &["v1/Endpoints"]);
         kubectl.apply(&manifest.to_string()).await?;
+        // Its condition is written once it is followed; what is read before that is old at once.
+        kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/compared", "--timeout=15s"]).await?;
         manifest["spec"]["targetCluster"]["clusterNames"] = json!(["member1", "member2"]);
         let difference = kubectl.try_run(&["diff", "-f", "-"], &manifest.to_string()).await?;
         ensure!(difference.stdout.contains("+    - member2"), "{}{}", difference.stdout, difference.stderr);

@@ -265,7 +265,8 @@ fn registries_are_encrypted_once_asked_for_and_keys_can_be_rotated() -> Result<(
             kubectl.run(&["get", "resourceregistry", "deployments"]).await.map(drop)
         })
         .await?;
-        rewrite(&kubectl).await?;
+        // The server writes its condition meanwhile, which may come between reading and replacing.
+        eventually(Duration::from_secs(20), async || rewrite(&kubectl).await).await?;
         let raw = raw_text(&stage).await?;
         ensure!(raw.starts_with("k8s:enc:aescbc:v1:one:") && !raw.contains("apps/v1"), "{raw}");
 
