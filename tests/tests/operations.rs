@@ -174,7 +174,7 @@ fn certificates_are_chosen_by_name_and_exchanged_while_it_runs_and_old_tls_is_re
 #[test]
 fn a_server_that_stops_answers_what_is_under_way_and_sends_others_away() -> Result<()> {
     run(async || {
-        let arguments = ["--shutdown-delay-duration=3s", "--shutdown-send-retry-after"].map(str::to_owned).to_vec();
+        let arguments = ["--shutdown-delay-duration=8s", "--shutdown-send-retry-after"].map(str::to_owned).to_vec();
         let mut stage = Stage::start(&Plan { members: 0, arguments, ..Plan::default() }).await?;
         let fleetglass = stage.fleetglass.take().context("no fleetglass")?;
         let client = fleetglass.client()?;
@@ -198,13 +198,13 @@ fn a_server_that_stops_answers_what_is_under_way_and_sends_others_away() -> Resu
         };
         assert_eq!(status("/readyz").await?.0, 200);
         std::process::Command::new("kill").args(["-TERM", &fleetglass.pid().to_string()]).status()?;
-        eventually(Duration::from_secs(2), async || {
+        eventually(Duration::from_secs(5), async || {
             ensure!(status("/readyz").await?.0 == 500, "still ready");
             Ok(())
         })
         .await?;
         assert_eq!(status(REGISTRIES).await?.0, 200, "within the delay it serves as ever");
-        let refused = eventually(Duration::from_secs(6), async || {
+        let refused = eventually(Duration::from_secs(20), async || {
             let (code, after) = status(REGISTRIES).await?;
             ensure!(code == 429, "{code}");
             Ok(after)
