@@ -179,7 +179,8 @@ pub fn serving_pair(folder: &Path) -> Result<(String, Pair)> {
     Ok((authority.certificate, serving))
 }
 
-fn serve_arguments(kubeconfig: &Path, etcd: &str, prefix: &str, port: u16, serving: &Pair) -> Vec<String> {
+/// The flags of a Fleetglass below a control plane, which installers pass in this or another order.
+pub fn serve_arguments(kubeconfig: &Path, etcd: &str, prefix: &str, port: u16, serving: &Pair) -> Vec<String> {
     let kubeconfig = kubeconfig.display();
     vec![
         "serve".to_owned(),

@@ -11,7 +11,7 @@ use shared::{CACHE, origins, run};
 use tests::api_server::{ADMIN_TOKEN, NOBODY_TOKEN, SEARCH_TOKEN};
 use tests::etcd::SecureCluster;
 use tests::eventually;
-use tests::fleetglass::{Fleetglass, program, serving_pair};
+use tests::fleetglass::{Fleetglass, program, serve_arguments, serving_pair};
 use tests::installers::{Installer, Provided};
 use tests::karmada::registry;
 use tests::kubectl::Kubectl;
@@ -163,18 +163,7 @@ fn the_permissions_that_the_manifests_give_are_enough() -> Result<()> {
         stage.karmada.set_secret("member1", NOBODY_TOKEN, Some(&member.authority)).await?;
 
         let own = stage.control_plane.kubectl_as("karmada-search", SEARCH_TOKEN)?;
-        let kubeconfig = own.kubeconfig().display();
-        let arguments = vec![
-            "serve".to_owned(),
-            format!("--kubeconfig={kubeconfig}"),
-            format!("--authentication-kubeconfig={kubeconfig}"),
-            format!("--authorization-kubeconfig={kubeconfig}"),
-            format!("--etcd-servers={}", stage.etcd.url),
-            "--bind-address=127.0.0.1".to_owned(),
-            format!("--secure-port={port}"),
-            format!("--tls-cert-file={}", serving.certificate.display()),
-            format!("--tls-private-key-file={}", serving.key.display()),
-        ];
+        let arguments = serve_arguments(own.kubeconfig(), &stage.etcd.url, "registry", port, &serving);
         let folder = stage.folder().join("few-permissions");
         std::fs::create_dir_all(&folder)?;
         let started = Fleetglass::start(&program()?, folder, authority, port, arguments).await?;
@@ -205,18 +194,9 @@ fn two_replicas_answer_alike_and_do_not_quarrel_over_conditions() -> Result<()> 
         let stage = Stage::start(&Plan { members: 1, applications: 2, pods: 0, ..Plan::default() }).await?;
         let (authority, serving) = serving_pair(stage.folder())?;
         let kubectl = stage.kubectl()?;
-        let kubeconfig = kubectl.kubeconfig().display();
         let port = free_port()?;
-        let arguments = vec![
-            "serve".to_owned(),
-            format!("--kubeconfig={kubeconfig}"),
-            format!("--etcd-servers={}", stage.etcd.url),
-            format!("--etcd-prefix=/{}", stage.control_plane.name),
-            "--bind-address=127.0.0.1".to_owned(),
-            format!("--secure-port={port}"),
-            format!("--tls-cert-file={}", serving.certificate.display()),
-            format!("--tls-private-key-file={}", serving.key.display()),
-        ];
+        let prefix = &stage.control_plane.name;
+        let arguments = serve_arguments(kubectl.kubeconfig(), &stage.etcd.url, prefix, port, &serving);
         let folder = stage.folder().join("second-replica");
         std::fs::create_dir_all(&folder)?;
         let second = Fleetglass::start(&program()?, folder, authority, port, arguments).await?;
