@@ -84,9 +84,10 @@ pub fn router(parts: RouterParts) -> Router {
     Router::new()
         .fallback(dispatch)
         .with_state(Arc::new(routes))
-        .layer(CompressionLayer::new().gzip(true).quality(CompressionLevel::Fastest).compress_when(WorthCompressing))
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(Arc::new(gate_state), gate))
+        // Outermost, so that the audit log sees what is said and not how it is packed.
+        .layer(CompressionLayer::new().gzip(true).quality(CompressionLevel::Fastest).compress_when(WorthCompressing))
 }
 
 /// By hand instead of by axum's routes: a nested router would see shortened paths and the outer route's parameters.

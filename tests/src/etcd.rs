@@ -70,6 +70,18 @@ impl Etcd {
     pub async fn put(&self, key: &str, value: &str) -> Result<()> {
         self.key_values("put", json!({ "key": encoded(key), "value": encoded(value) })).await.map(drop)
     }
+
+    /// Puts a value under a key for a time: when its lease runs out, the key is gone.
+    ///
+    /// # Errors
+    /// If etcd refuses.
+    pub async fn put_for(&self, key: &str, value: &str, seconds: u32) -> Result<()> {
+        let url = format!("{}/v3/lease/grant", self.url);
+        let answer = reqwest::Client::new().post(url).json(&json!({ "TTL": seconds })).send().await?;
+        let granted: Value = answer.error_for_status()?.json().await?;
+        let body = json!({ "key": encoded(key), "value": encoded(value), "lease": granted["ID"] });
+        self.key_values("put", body).await.map(drop)
+    }
 }
 
 fn encoded(text: &str) -> String {
@@ -136,6 +148,15 @@ impl SecureCluster {
             cluster.servers.push(Some((server, flags)));
         }
         Ok(cluster)
+    }
+
+    /// The flags by which a server trusts it and is trusted.
+    pub fn client_flags(&self) -> Vec<String> {
+        vec![
+            format!("--etcd-cafile={}", self.authority.display()),
+            format!("--etcd-certfile={}", self.client.certificate.display()),
+            format!("--etcd-keyfile={}", self.client.key.display()),
+        ]
     }
 
     /// Ends a member at once; returns what [`Self::restart`] needs.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use reqwest::Client;
+use reqwest::{Certificate, Client, Identity};
 use serde_json::json;
 
 use crate::api_server::{ApiServer, client};
@@ -138,6 +138,16 @@ impl Fleetglass {
     /// If the authority cannot be read.
     pub fn client(&self) -> Result<Client> {
         client(&self.authority)
+    }
+
+    /// An HTTP client that trusts it and shows a certificate.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn client_with(&self, pair: &Pair) -> Result<Client> {
+        let pem = [std::fs::read(&pair.certificate)?, std::fs::read(&pair.key)?].concat();
+        let authority = Certificate::from_pem(self.authority.as_bytes())?;
+        Ok(Client::builder().tls_certs_only([authority]).identity(Identity::from_pem(&pem)?).build()?)
     }
 
     /// Asks it to stop and waits until it has.

@@ -3,7 +3,7 @@
 mod shared;
 
 use anyhow::{Context, Result, ensure};
-use reqwest::{Certificate, Client, Identity};
+use reqwest::Client;
 use serde_json::{Value, json};
 use shared::{CACHE, on_stage};
 use tests::api_server::{ADMIN_TOKEN, NOBODY_TOKEN};
@@ -23,23 +23,16 @@ async fn ask(stage: &Stage, client: &Client, path: &str, headers: &[(&str, &str)
     Ok((code, serde_json::from_str(&text).unwrap_or(Value::String(text))))
 }
 
-/// A client that shows a certificate.
-fn with_certificate(stage: &Stage, pair: &tests::pki::Pair) -> Result<Client> {
-    let pem = [std::fs::read(&pair.certificate)?, std::fs::read(&pair.key)?].concat();
-    let authority = Certificate::from_pem(stage.fleetglass()?.authority.as_bytes())?;
-    Ok(Client::builder().tls_certs_only([authority]).identity(Identity::from_pem(&pem)?).build()?)
-}
-
 const DEPLOYMENTS: &str = "/apis/apps/v1/deployments";
 
 #[test]
 fn a_certificate_of_the_control_planes_authority_is_an_identity() -> Result<()> {
     on_stage(async |stage| {
-        let client = with_certificate(stage, &stage.control_plane.admin)?;
+        let client = stage.fleetglass()?.client_with(&stage.control_plane.admin)?;
         let (code, list) = ask(stage, &client, &format!("{CACHE}{DEPLOYMENTS}"), &[]).await?;
         assert_eq!((code, &list["kind"]), (200, &json!("DeploymentList")), "{list}");
         let stranger = Authority::new("stranger")?.client(stage.folder(), "stranger", &["system:masters"])?;
-        let client = with_certificate(stage, &stranger)?;
+        let client = stage.fleetglass()?.client_with(&stranger)?;
         let (code, refused) = ask(stage, &client, &format!("{CACHE}{DEPLOYMENTS}"), &[]).await?;
         ensure!(code == 401 || code == 403, "{code} {refused}");
         Ok(())

@@ -12,7 +12,7 @@ use apiservice::storage::{Storage, StorageEvent};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 use shared::run;
-use tests::api_server::{ApiServer, Options};
+use tests::api_server::{ADMIN_TOKEN, ApiServer, Options};
 use tests::etcd::{Etcd, SecureCluster};
 use tests::eventually;
 use tests::fleetglass::{Fleetglass, program, serving_pair};
@@ -163,6 +163,87 @@ fn of_three_etcd_members_each_may_be_lost_and_come_back() -> Result<()> {
         eventually(Duration::from_secs(30), async || {
             let names = store.list().await?.items.into_iter().map(|item| item.name).collect::<Vec<_>>();
             ensure!(names.len() == 6, "{names:?}");
+            Ok(())
+        })
+        .await
+    })
+}
+
+/// Reads events of a watch until one names the object.
+async fn sees(watch: &mut reqwest::Response, seen: &mut String, kind: &str, name: &str) -> Result<()> {
+    let is_seen = |seen: &str| {
+        let events = seen.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        events.into_iter().any(|event| event["type"] == kind && event["object"]["metadata"]["name"] == name)
+    };
+    let reading = async {
+        while !is_seen(seen) {
+            let chunk = watch.chunk().await?.context("the watch ended")?;
+            seen.push_str(&String::from_utf8_lossy(&chunk));
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(Duration::from_secs(30), reading).await.with_context(|| format!("no {kind} of {name}"))?
+}
+
+const REGISTRIES: &str = "/apis/search.karmada.io/v1alpha1/resourceregistries";
+
+async fn watch(fleetglass: &Fleetglass) -> Result<reqwest::Response> {
+    let url = format!("{}{REGISTRIES}?watch=true", fleetglass.url);
+    Ok(fleetglass.client()?.get(url).bearer_auth(ADMIN_TOKEN).send().await?.error_for_status()?)
+}
+
+#[test]
+fn a_whole_server_goes_on_while_etcd_members_are_lost_one_after_the_other() -> Result<()> {
+    run(async || {
+        let plan = Plan { members: 1, applications: 1, pods: 0, fleetglass: false, ..Plan::default() };
+        let stage = Stage::start(&plan).await?;
+        let kubectl = stage.kubectl()?;
+        let mut etcd = SecureCluster::start(stage.folder(), 3).await?;
+        let (servers, flags) = (etcd.urls.join(","), etcd.client_flags());
+        let fleetglass = Fleetglass::join(&stage.control_plane, &servers, stage.folder(), &flags).await?;
+        let mut watch = watch(&fleetglass).await?;
+        let mut seen = String::new();
+        for member in 0..3 {
+            let (before, after) = (format!("before-{member}"), format!("after-{member}"));
+            let apply =
+                async |name: &str| kubectl.apply(&registry(name, &[], &["apps/v1/Deployment"]).to_string()).await;
+            eventually(Duration::from_secs(30), async || apply(&before).await).await?;
+            sees(&mut watch, &mut seen, "ADDED", &before).await?;
+            let flags = etcd.kill(member)?;
+            eventually(Duration::from_secs(30), async || apply(&after).await).await?;
+            sees(&mut watch, &mut seen, "ADDED", &after).await?;
+            for name in [&before, &after] {
+                kubectl.run(&["get", "resourceregistry", name]).await?;
+            }
+            etcd.restart(member, flags)?;
+        }
+        let list = kubectl.raw(&format!("{}/apis/apps/v1/deployments", shared::CACHE)).await?;
+        assert_eq!(shared::origins(&list), ["member1/app-000"]);
+        let names = kubectl.run(&["get", "resourceregistries", "-o", "name"]).await?;
+        assert_eq!(names.lines().count(), 6, "{names}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_registry_whose_lease_runs_out_is_gone_for_readers_watchers_and_the_cache() -> Result<()> {
+    run(async || {
+        let arguments = vec!["--etcd-prefix=/registry".to_owned()];
+        let stage = Stage::start(&Plan { members: 1, applications: 1, pods: 0, arguments, ..Plan::default() }).await?;
+        let kubectl = stage.kubectl()?;
+        let mut watch = watch(stage.fleetglass()?).await?;
+        let mut seen = String::new();
+        stage.etcd.put(KEY, ORIGINAL).await?;
+        sees(&mut watch, &mut seen, "ADDED", "deployments").await?;
+        kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/deployments", "--timeout=15s"]).await?;
+        // Only now: a write takes the lease from a key, and the server writes its condition.
+        stage.etcd.put_for(KEY, &format!("{}\n", stored(&stage.etcd).await?), 2).await?;
+        sees(&mut watch, &mut seen, "DELETED", "deployments").await?;
+        let list = kubectl.raw(REGISTRIES).await?;
+        assert_eq!(list["items"], json!([]), "{list}");
+        eventually(Duration::from_secs(10), async || {
+            let list = kubectl.raw(&format!("{}/apis/apps/v1/deployments", shared::CACHE)).await?;
+            ensure!(shared::origins(&list).is_empty(), "{list}");
             Ok(())
         })
         .await
