@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use twox_hash::XxHash3_64;
 
 use crate::codec::{Codec, CodecError};
 use crate::connection::PrinterColumn;
-use crate::entry::{Entries, Entry, EntryKey, LabelSets};
+use crate::entry::{Entries, Entry, EntryKey, LabelSets, Version};
 use crate::raw::ParsedObject;
 use crate::resource::{ApiResource, ClusterName, GroupVersionResource};
 
@@ -29,6 +30,7 @@ const FEED_BYTES: usize = 32 << 20;
 #[derive(Debug, Default)]
 pub struct Cache {
     resources: RwLock<BTreeMap<GroupVersionResource, Arc<ResourceCache>>>,
+    changed: Arc<Notify>,
 }
 
 impl Cache {
@@ -38,7 +40,8 @@ impl Cache {
             return Arc::clone(known);
         }
         let mut resources = self.resources.write();
-        Arc::clone(resources.entry(resource.clone()).or_insert_with(|| Arc::new(ResourceCache::new(resource.clone()))))
+        let new = || Arc::new(ResourceCache::new(resource.clone(), Arc::clone(&self.changed)));
+        Arc::clone(resources.entry(resource.clone()).or_insert_with(new))
     }
 
     /// The resource's cache, if there is one.
@@ -51,9 +54,15 @@ impl Cache {
         self.resources.read().values().cloned().collect()
     }
 
+    /// Returns when something has changed in any resource since the last call returned. For one caller.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
     /// Forgets resources that no cluster contributes to and nobody reads.
     pub fn drop_unused(&self) {
         self.resources.write().retain(|_, cache| Arc::strong_count(cache) > 1 || !cache.state.lock().parts.is_empty());
+        self.changed.notify_one();
     }
 }
 
@@ -65,6 +74,10 @@ pub struct ResourceCache {
     label_sets: LabelSets,
     state: Mutex<State>,
     newest: watch::Sender<u64>,
+    /// Tells the one who follows all resources.
+    changed: Arc<Notify>,
+    /// Makes fingerprints of the same object in two versions of its resource differ.
+    seed: u64,
 }
 
 #[derive(Debug, Default)]
@@ -214,9 +227,12 @@ impl Change {
 }
 
 impl ResourceCache {
-    fn new(resource: GroupVersionResource) -> Self {
+    fn new(resource: GroupVersionResource, changed: Arc<Notify>) -> Self {
+        let name = format!("{}/{}/{}", resource.group, resource.version, resource.resource);
         Self {
+            seed: XxHash3_64::oneshot(name.as_bytes()),
             resource,
+            changed,
             codec: Codec::default(),
             label_sets: LabelSets::default(),
             state: Mutex::default(),
@@ -237,6 +253,11 @@ impl ResourceCache {
     /// Changes that followers can still catch up with.
     pub fn feed_length(&self) -> usize {
         self.state.lock().feed.len()
+    }
+
+    /// The number that the next change will get.
+    pub fn next_sequence(&self) -> u64 {
+        self.state.lock().next_sequence
     }
 
     /// The state of the chosen clusters (all of them if `clusters` is none), taken at one moment.
@@ -302,6 +323,7 @@ impl ResourceCache {
         let newest = state.next_sequence;
         drop(state);
         self.newest.send_replace(newest);
+        self.changed.notify_one();
     }
 
     /// Trains the codec and makes the frames that were made before it anew. Runs on a blocking thread.
@@ -319,7 +341,7 @@ impl ResourceCache {
                     continue;
                 }
                 let Ok(frame) = self.codec.compress(&object, &mut buffer) else { continue };
-                let new = Entry::new(old.key(), old.resource_version(), Arc::clone(old.labels()), frame);
+                let new = Entry::new(old.key(), old.version(), Arc::clone(old.labels()), frame);
                 self.replace_frame(cluster, old, new);
             }
         }
@@ -390,7 +412,9 @@ impl Writer {
     pub fn prepare(&mut self, object: ParsedObject) -> Result<Entry, CodecError> {
         let frame = self.cache.codec.compress(&object.bytes, &mut self.buffer)?;
         let labels = self.cache.label_sets.intern(object.labels);
-        let entry = Entry::new(EntryKey::new(&object.namespace, &object.name), object.resource_version, labels, frame);
+        let fingerprint = XxHash3_64::oneshot_with_seed(self.cache.seed, &object.bytes);
+        let version = Version { resource_version: object.resource_version, fingerprint };
+        let entry = Entry::new(EntryKey::new(&object.namespace, &object.name), version, labels, frame);
         if self.cache.codec.sample(&object.bytes) {
             let cache = Arc::clone(&self.cache);
             tokio::task::spawn_blocking(move || cache.train());

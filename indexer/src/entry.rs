@@ -25,10 +25,20 @@ pub struct Entry(ThinArc<Header, u8>);
 struct Header {
     labels: Arc<LabelSet>,
     resource_version: u64,
+    fingerprint: u64,
     dictionary: u32,
     raw_length: u32,
     namespace_length: u16,
     name_length: u16,
+}
+
+/// Which state of an object an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    /// `metadata.resourceVersion` in its own cluster, 0 where that is no integer.
+    pub resource_version: u64,
+    /// A hash of the resource and the whole object, its cluster included: what differs in anything differs in this.
+    pub fingerprint: u64,
 }
 
 /// Where an object stands among the objects of its kind and cluster.
@@ -61,11 +71,12 @@ impl Comparable<Entry> for EntryKey<'_> {
 
 impl Entry {
     /// Puts the parts into one block. Names longer than 64 KiB are cut, which [`crate::raw`] rules out.
-    pub fn new(key: EntryKey<'_>, resource_version: u64, labels: Arc<LabelSet>, frame: Frame<'_>) -> Self {
+    pub fn new(key: EntryKey<'_>, version: Version, labels: Arc<LabelSet>, frame: Frame<'_>) -> Self {
         let length = |bytes: &[u8]| u16::try_from(bytes.len()).unwrap_or(u16::MAX);
         let header = Header {
             labels,
-            resource_version,
+            resource_version: version.resource_version,
+            fingerprint: version.fingerprint,
             dictionary: frame.dictionary,
             raw_length: frame.raw_length,
             namespace_length: length(key.namespace),
@@ -97,6 +108,12 @@ impl Entry {
     /// `metadata.resourceVersion` in its own cluster, 0 where that is no integer.
     pub fn resource_version(&self) -> u64 {
         self.0.header.header.resource_version
+    }
+
+    /// Which state of which object it is.
+    pub fn version(&self) -> Version {
+        let header = &self.0.header.header;
+        Version { resource_version: header.resource_version, fingerprint: header.fingerprint }
     }
 
     /// Its labels.
@@ -237,7 +254,12 @@ mod tests {
 
     fn entry(namespace: &str, name: &str) -> Entry {
         let frame = Frame { dictionary: 3, raw_length: 9, bytes: b"frame" };
-        Entry::new(EntryKey::new(namespace, name), 7, Arc::default(), frame)
+        Entry::new(
+            EntryKey::new(namespace, name),
+            Version { resource_version: 7, fingerprint: 11 },
+            Arc::default(),
+            frame,
+        )
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! - [`plan`] says, as a pure function, which (cluster, resource) to watch for the present registries.
 //! - [`supervise`] keeps one task for each of them; [`reflector`] lists and watches raw bytes over a [`connection`].
 //! - [`cache`] holds each object once, as a compressed frame ([`codec`], [`entry`]), in key order, with a feed of changes.
+//! - [`index`] follows the cache's feed and knows which objects have which value; [`search`] answers queries ([`query`]) from it.
 //! - [`status`] says what follows its cluster, what lags, and why.
 //! - [`view`] reads pages, single objects and watches out of it, over all clusters at once ([`version`]).
 //!
@@ -19,6 +20,7 @@ pub mod codec;
 pub mod connection;
 pub mod entry;
 pub mod filter;
+pub mod index;
 pub mod member;
 pub mod plan;
 pub mod query;

@@ -176,6 +176,14 @@ impl Pattern {
         matches_parts(&self.parts, text)
     }
 
+    /// The text that everything which looks like this begins with.
+    pub fn beginning(&self) -> &str {
+        match self.parts.first() {
+            Some(PatternPart::Text(text)) => text,
+            _ => "",
+        }
+    }
+
     /// The text, if there are no wildcards in it.
     pub fn as_plain(&self) -> Option<&str> {
         match self.parts.as_slice() {

@@ -32,6 +32,9 @@ pub enum ObjectError {
         /// The bound, in bytes.
         limit: usize,
     },
+    /// Names are printable; indexes put them side by side with control characters between them.
+    #[error("the object's namespace or name has control characters in it")]
+    NotPrintable,
     /// Frames carry their length as 32 bits.
     #[error("the object is larger than {limit} bytes")]
     TooLarge {
@@ -93,6 +96,9 @@ impl ObjectReader {
         let namespace = metadata.namespace.unwrap_or_default();
         if name.len() > NAME_LIMIT || namespace.len() > NAME_LIMIT {
             return Err(ObjectError::NameTooLong { limit: NAME_LIMIT });
+        }
+        if name.chars().chain(namespace.chars()).any(char::is_control) {
+            return Err(ObjectError::NotPrintable);
         }
         let bytes = self.splice(object, &head, metadata.annotations)?;
         Ok(ParsedObject {

@@ -65,7 +65,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         storage: Arc::clone(&storage),
         members: snapshot::start(clusters.clone(), stop.clone())?,
         member_limits: ConnectionLimits { qps: 0.0, burst: 0, streamed_lists: true },
-        settings: Settings::default(),
+        settings: Settings { index: Some(crate::settings::index_in(folder.join("index"))), ..Settings::default() },
     };
     let serving = tokio::spawn(server.run(lifetime));
     wait_until_ready(&storage, &stop).await?;

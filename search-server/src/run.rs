@@ -14,6 +14,7 @@ use apiservice::router::RouterParts;
 use apiservice::storage::Storage;
 use indexer::cache::Cache;
 use indexer::connection::ConnectionLimits;
+use indexer::index::{self, Index, IndexSettings};
 use indexer::source::MemberSet;
 use indexer::supervise::{Overview, RegistrySet, Supervisor};
 use tokio::net::TcpListener;
@@ -184,15 +185,16 @@ impl Server {
         let Self { listener, identity, storage, members, member_limits, settings } = self;
         let address = listener.local_addr()?;
         let metrics = Arc::new(Metrics::new());
-        let following = Following::start(Arc::clone(&storage), members, member_limits, &closing);
+        let following = Following::start(Arc::clone(&storage), members, member_limits, settings.index, &closing);
         let audit = settings.audit.map(|audit| Audit::start(audit, &metrics)).transpose()?;
         let lookups = Lookups::default();
         metrics.register(|registry| {
-            let (cache, overview) = (Arc::clone(&following.cache), following.overview.clone());
-            observe::metrics::register(registry, cache, overview, &lookups);
+            let (cache, index) = (Arc::clone(&following.cache), Arc::clone(&following.index));
+            observe::metrics::register(registry, cache, index, following.overview.clone(), &lookups);
         });
         let search = SearchState {
             cache: following.cache,
+            index: following.index,
             overview: following.overview,
             shortest_watch: settings.shortest_watch,
             stopping: closing.clone(),
@@ -248,6 +250,7 @@ async fn close_in_order(
 /// What runs beside the requests: registries to plan, plan to watches, watches to cache, and back to the conditions.
 struct Following {
     cache: Arc<Cache>,
+    index: Arc<Index>,
     overview: watch::Receiver<Arc<Overview>>,
     watched: Watched,
     tasks: TaskTracker,
@@ -258,6 +261,7 @@ impl Following {
         storage: Arc<dyn Storage>,
         members: watch::Receiver<Arc<MemberSet>>,
         limits: ConnectionLimits,
+        index_settings: Option<IndexSettings>,
         closing: &CancellationToken,
     ) -> Self {
         let cache = Arc::new(Cache::default());
@@ -269,9 +273,13 @@ impl Following {
         tasks.spawn(
             closing.clone().run_until_cancelled_owned(reconcile::follow_registries(store.subscribe(), registry_sets)),
         );
+        let index = Arc::new(Index::default());
+        if let Some(settings) = index_settings {
+            tasks.spawn(index::follow(Arc::clone(&cache), Arc::clone(&index), settings, closing.clone()));
+        }
         let report = conditions::report(store.clone(), Arc::clone(&cache), overview.clone(), closing.clone());
         let reporter = tasks.spawn(report).abort_handle();
         tasks.close();
-        Self { cache, overview, watched: Watched { storage, registries: store, supervisor, reporter }, tasks }
+        Self { cache, index, overview, watched: Watched { storage, registries: store, supervisor, reporter }, tasks }
     }
 }

@@ -14,6 +14,7 @@ use apiservice::storage::encryption::{EncryptedStorage, Encryption};
 use apiservice::storage::etcd::{EtcdConfig, EtcdStorage};
 use apiservice::tls::{MinVersion, TlsPolicy};
 use indexer::connection::ConnectionLimits;
+use indexer::index::IndexSettings;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -22,6 +23,11 @@ use crate::observe::checks::StoreTimeouts;
 
 /// How often the file with the encryption keys is looked at.
 const REREAD_KEYS: Duration = Duration::from_secs(60);
+/// What an index takes for what is not written yet.
+const INDEX_MEMORY: usize = 64 << 20;
+/// Tantivy takes no less and no more.
+const SMALLEST_INDEX_MEMORY: usize = 16 << 20;
+const LARGEST_INDEX_MEMORY: usize = 2 << 30;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How the API is served.
@@ -34,6 +40,8 @@ pub(crate) struct Settings {
     pub(crate) store_timeouts: StoreTimeouts,
     pub(crate) audit: Option<AuditSettings>,
     pub(crate) is_traced: bool,
+    /// The index that queries are answered from; none if there is to be none.
+    pub(crate) index: Option<IndexSettings>,
     /// Watches last this long at least, up to twice as long, unless the caller says otherwise.
     pub(crate) shortest_watch: Duration,
 }
@@ -58,6 +66,7 @@ impl Default for Settings {
             store_timeouts: StoreTimeouts::default(),
             audit: None,
             is_traced: false,
+            index: None,
             shortest_watch: Duration::from_secs(1800),
         }
     }
@@ -90,9 +99,30 @@ impl Settings {
             },
             audit: audit(&args.audit),
             is_traced: args.insight.otlp_endpoint.is_some(),
+            index: index(args),
             shortest_watch: Duration::from_secs(u64::from(args.limits.min_request_timeout)),
         }
     }
+}
+
+/// An index in a folder, with the usual limits.
+pub(crate) fn index_in(folder: PathBuf) -> IndexSettings {
+    IndexSettings { folder: Some(folder), memory: INDEX_MEMORY, disk: None }
+}
+
+fn index(args: &ServeArgs) -> Option<IndexSettings> {
+    let flags = &args.search_index;
+    if !flags.search_index || args.features.disable_search {
+        return None;
+    }
+    // What is kept in the data folder outlives the process, and so may the index.
+    let beside = || args.etcd.etcd_servers.is_empty().then(|| args.own.data_dir().join("index"));
+    let memory = usize::try_from(flags.search_index_memory).unwrap_or(usize::MAX);
+    Some(IndexSettings {
+        folder: flags.search_index_dir.clone().or_else(beside),
+        memory: memory.clamp(SMALLEST_INDEX_MEMORY, LARGEST_INDEX_MEMORY),
+        disk: Some(flags.search_index_disk).filter(|limit| *limit > 0),
+    })
 }
 
 fn tls(args: &ServeArgs) -> TlsPolicy {

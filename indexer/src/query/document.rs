@@ -42,6 +42,11 @@ pub enum Weight {
     Name = 8,
 }
 
+impl Weight {
+    /// All of them, the heaviest first.
+    pub const ALL: [Self; 3] = [Self::Name, Self::Label, Self::Body];
+}
+
 impl Document {
     /// Reads an object. None if it is no JSON object.
     pub fn read(object: &[u8]) -> Option<Self> {
@@ -56,6 +61,11 @@ impl Document {
             }
         }
         Some(Self(value))
+    }
+
+    /// The object itself.
+    pub(crate) fn root(&self) -> &Value {
+        &self.0
     }
 
     /// As JSON; of a Secret, what may be seen.

@@ -10,6 +10,20 @@ use serde_json::Value;
 use super::document::{Document, Facts, Weight};
 use super::value::{Literal, Quantity};
 use super::{Bound, Expression, Field, FieldClause, Pattern, Test, TextClause};
+use crate::resource::{ApiResource, ClusterName};
+
+/// One value of a field. Of numbers, the text that they are written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scalar<'a> {
+    /// A text.
+    Text(&'a str),
+    /// A number.
+    Number(&'a str),
+    /// True or false.
+    Bool(bool),
+    /// Something with fields of its own, of which only can be asked whether it is there.
+    Object,
+}
 
 /// An expression at a moment: `now` stands still while objects are looked at.
 #[derive(Debug, Clone)]
@@ -99,19 +113,43 @@ impl Evaluator {
     }
 
     fn value_passes(&self, test: &Test, value: &Value) -> bool {
-        match (value, test) {
-            (Value::Null, _) => false,
-            (Value::String(text), Test::Is(wanted)) => text == wanted || is_same_quantity(text, wanted),
-            (Value::String(text), _) => self.text_passes(test, text),
-            (_, Test::Exists) => true,
-            (Value::Number(number), Test::Is(wanted)) => {
-                let text = number.to_string();
-                text == *wanted || Quantity::parse(wanted).is_some_and(|wanted| Quantity::parse(&text) == Some(wanted))
-            }
-            (Value::Number(number), _) => self.text_passes(test, &number.to_string()),
-            (Value::Bool(truth), _) => self.text_passes(test, if *truth { "true" } else { "false" }),
-            (Value::Array(_) | Value::Object(_), _) => false,
+        match value {
+            Value::Null | Value::Array(_) => false,
+            Value::Object(_) => self.scalar_passes(test, Scalar::Object),
+            Value::String(text) => self.scalar_passes(test, Scalar::Text(text)),
+            Value::Number(number) => self.scalar_passes(test, Scalar::Number(&number.to_string())),
+            Value::Bool(truth) => self.scalar_passes(test, Scalar::Bool(*truth)),
         }
+    }
+
+    fn scalar_passes(&self, test: &Test, scalar: Scalar<'_>) -> bool {
+        match (scalar, test) {
+            (Scalar::Text(text), Test::Is(wanted)) => text == wanted || is_same_quantity(text, wanted),
+            (Scalar::Number(text), Test::Is(wanted)) => {
+                text == wanted || Quantity::parse(wanted).is_some_and(|wanted| Quantity::parse(text) == Some(wanted))
+            }
+            (Scalar::Text(text) | Scalar::Number(text), _) => self.text_passes(test, text),
+            (Scalar::Bool(truth), _) => self.text_passes(test, if truth { "true" } else { "false" }),
+            (Scalar::Object, _) => *test == Test::Exists,
+        }
+    }
+
+    /// Whether one of a field's values passes, for indexes, which hold values without their objects.
+    pub fn takes(&self, field: &Field, test: &Test, value: Scalar<'_>) -> bool {
+        match (field, value) {
+            (Field::Path(_), _) => self.scalar_passes(test, value),
+            (Field::Created, Scalar::Text(text)) => {
+                text.parse::<Timestamp>().is_ok_and(|created| self.time_passes(test, created))
+            }
+            (Field::Namespace, Scalar::Text("")) => false,
+            (_, Scalar::Text(text)) => self.text_passes(test, text),
+            _ => false,
+        }
+    }
+
+    /// Whether all objects of one resource in one cluster pass, by a field that they have in common; none if they don't.
+    pub fn takes_all(&self, field: &Field, test: &Test, cluster: &ClusterName, served: &ApiResource) -> Option<bool> {
+        shared_by_all(field, cluster, served).map(|text| self.text_passes(test, text))
     }
 
     fn text_passes(&self, test: &Test, text: &str) -> bool {
@@ -171,15 +209,24 @@ fn is_same_quantity(text: &str, wanted: &str) -> bool {
         && Quantity::parse(text).is_some_and(|quantity| Quantity::parse(wanted) == Some(quantity))
 }
 
+/// A field that all objects of one resource in one cluster have in common.
+pub fn shared_by_all<'a>(field: &Field, cluster: &'a ClusterName, served: &'a ApiResource) -> Option<&'a str> {
+    match field {
+        Field::Cluster => Some(cluster.as_str()),
+        Field::Group => Some(&served.gvr.group),
+        Field::Version => Some(&served.gvr.version),
+        Field::Kind => Some(&served.kind),
+        Field::Resource => Some(&served.gvr.resource),
+        _ => None,
+    }
+}
+
 /// A field's values, if they are known without opening the object.
 fn known<'a>(field: &Field, facts: &Facts<'a>) -> Option<Vec<&'a str>> {
-    let served = facts.served;
+    if let Some(text) = shared_by_all(field, facts.cluster, facts.served) {
+        return Some(vec![text]);
+    }
     Some(match field {
-        Field::Cluster => vec![facts.cluster.as_str()],
-        Field::Group => vec![&*served.gvr.group],
-        Field::Version => vec![&*served.gvr.version],
-        Field::Kind => vec![&*served.kind],
-        Field::Resource => vec![&*served.gvr.resource],
         Field::Namespace if facts.namespace.is_empty() => Vec::new(),
         Field::Namespace => vec![facts.namespace],
         Field::Name => vec![facts.name],

@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{Candidates, Scope, for_each};
+use super::Scope;
+use super::candidates::Candidates;
+use super::lookup::{Known, Lookup};
 use crate::cache::Cache;
+use crate::index::{Index, IndexError, Matcher};
 use crate::query::Field;
 use crate::query::evaluate::field_texts;
 
@@ -56,39 +59,99 @@ pub struct TooManyValues {
 ///
 /// # Errors
 /// If a field has too many different values.
-pub fn count(cache: &Cache, scope: &Scope, by: &[Field], size: usize) -> Result<Facets, TooManyValues> {
+pub fn count(cache: &Cache, index: &Index, scope: &Scope, by: &[Field], size: usize) -> Result<Facets, TooManyValues> {
+    // The index first: it must not be ahead of what it is compared with.
+    let committed = index.committed();
     let candidates = Candidates::of(cache, scope.clusters.as_ref());
-    let needs_document = by.iter().any(|field| !field.is_known_unopened());
-    let mut counts: Vec<BTreeMap<String, u64>> = vec![BTreeMap::new(); by.len()];
-    let mut total = 0;
-    let mut overflown = None;
-    let mut bytes = 0;
-    let is_complete = for_each(scope, &candidates, |mut passing, scratch| {
-        total += 1;
-        let facts = passing.facts;
-        let document = if needs_document { passing.document(scratch) } else { None };
-        for (field, counts) in by.iter().zip(&mut counts) {
-            let values: BTreeSet<String> = field_texts(field, &facts, document).into_iter().collect();
-            for value in values {
-                if let Some(count) = counts.get_mut(&value) {
-                    *count += 1;
-                    continue;
-                }
-                bytes += value.len();
-                if counts.len() >= MOST_VALUES || bytes > MOST_BYTES {
-                    overflown = Some(field.to_string());
-                    return false;
-                }
-                counts.insert(value, 1);
-            }
-        }
-        true
+    let lookup = Lookup::new(committed, &candidates);
+    let counted = Counter::new(by).run(&lookup, scope).or_else(|error| {
+        tracing::warn!(%error, "facets were counted without the index");
+        // Without an index nothing can be wrong with it.
+        Counter::new(by).run(&Lookup::new(None, &candidates), scope)
     });
-    if let Some(field) = overflown {
+    let (counter, is_complete) = counted.unwrap_or_else(|_| (Counter::new(by), false));
+    if let Some(field) = counter.overflown {
         return Err(TooManyValues { field });
     }
-    let facets = by.iter().zip(counts).map(|(field, counts)| largest(field, counts, size)).collect();
-    Ok(Facets { total, facets, is_partial: !is_complete })
+    let facets = by.iter().zip(counter.counts).map(|(field, counts)| largest(field, counts, size)).collect();
+    Ok(Facets { total: counter.total, facets, is_partial: !is_complete })
+}
+
+struct Counter<'a> {
+    by: &'a [Field],
+    counts: Vec<BTreeMap<String, u64>>,
+    total: u64,
+    bytes: usize,
+    overflown: Option<String>,
+}
+
+impl<'a> Counter<'a> {
+    fn new(by: &'a [Field]) -> Self {
+        Self { by, counts: vec![BTreeMap::new(); by.len()], total: 0, bytes: 0, overflown: None }
+    }
+
+    /// Counts all; also tells whether all could be looked at in time.
+    fn run(mut self, lookup: &Lookup<'_>, scope: &Scope) -> Result<(Self, bool), IndexError> {
+        let mut known = Vec::new();
+        for at in 0..lookup.segments() {
+            let (counted, of_segment) = lookup.known(at, scope, |matcher, known| self.ask(matcher, known))?;
+            for (field, value, count) in counted {
+                if !self.add(field, value, count) {
+                    return Ok((self, true));
+                }
+            }
+            self.total += of_segment.sure.len();
+            known.push(of_segment);
+        }
+        let needs_document = self.by.iter().any(|field| !field.is_known_unopened());
+        let is_complete = lookup.for_each_other(scope, &known, |mut passing, scratch| {
+            self.total += 1;
+            let facts = passing.facts;
+            let document = if needs_document { passing.document(scratch) } else { None };
+            for (at, field) in self.by.iter().enumerate() {
+                let values: BTreeSet<String> = field_texts(field, &facts, document).into_iter().collect();
+                if !values.into_iter().all(|value| self.add(at, value, 1)) {
+                    return false;
+                }
+            }
+            true
+        });
+        Ok((self, is_complete))
+    }
+
+    /// Counts of a segment's documents; those whose values only their objects tell are moved to the ones to be looked at.
+    fn ask(&self, matcher: &Matcher<'_>, known: &mut Known) -> Result<Vec<(usize, String, u64)>, IndexError> {
+        for field in self.by {
+            known.look_at(matcher.unknown(field, &known.sure)?);
+        }
+        let mut counted = Vec::new();
+        for (at, field) in self.by.iter().enumerate() {
+            let mut bytes = 0;
+            matcher.count(&known.sure, field, &mut |value, count| {
+                bytes += value.len();
+                counted.push((at, value, count));
+                // The one too many is for who adds them up.
+                bytes <= MOST_BYTES && counted.len() <= MOST_VALUES * self.by.len()
+            })?;
+        }
+        Ok(counted)
+    }
+
+    /// Adds to the count of a value; false if there are too many.
+    fn add(&mut self, field: usize, value: String, count: u64) -> bool {
+        let Some(counts) = self.counts.get_mut(field) else { return false };
+        if let Some(known) = counts.get_mut(&value) {
+            *known += count;
+            return true;
+        }
+        self.bytes += value.len();
+        if counts.len() >= MOST_VALUES || self.bytes > MOST_BYTES {
+            self.overflown = self.by.get(field).map(ToString::to_string);
+            return false;
+        }
+        counts.insert(value, count);
+        true
+    }
 }
 
 fn largest(field: &Field, counts: BTreeMap<String, u64>, size: usize) -> Facet {

@@ -14,7 +14,7 @@ use crate::query::value::Quantity;
 use crate::query::{Expression, Field, QueryError, parse_field};
 
 /// Fields that can be sorted by at once.
-const MOST_FIELDS: usize = 8;
+pub(crate) const MOST_FIELDS: usize = 8;
 /// Bytes of a text that count for its place; a page's token carries them.
 const TEXT_BYTES: usize = 256;
 
@@ -119,6 +119,11 @@ impl Order {
         SortKey { values: values.collect(), identity: texts.map(str::to_owned) }
     }
 
+    /// By what is sorted, in its order.
+    pub(crate) fn by(&self) -> &[OrderBy] {
+        &self.0
+    }
+
     /// Which of two comes first.
     pub fn compare(&self, one: &SortKey, other: &SortKey) -> Ordering {
         for (order, (left, right)) in self.0.iter().zip(one.values.iter().zip(&other.values)) {
@@ -140,7 +145,25 @@ impl Order {
     }
 }
 
-fn sort_value(text: &str) -> SortValue {
+impl SortKey {
+    /// Of values and of kind, namespace, name, cluster, group.
+    pub(crate) fn new(values: Vec<SortValue>, identity: [String; 5]) -> Self {
+        Self { values, identity }
+    }
+
+    /// What each field of the order is.
+    pub(crate) fn values(&self) -> &[SortValue] {
+        &self.values
+    }
+
+    /// Kind, namespace, name, cluster, group.
+    pub(crate) fn identity(&self) -> &[String; 5] {
+        &self.identity
+    }
+}
+
+/// How a text is sorted.
+pub(crate) fn sort_value(text: &str) -> SortValue {
     if let Some(quantity) = Quantity::parse(text) {
         return SortValue::Quantity(quantity.billionths());
     }

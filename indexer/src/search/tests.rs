@@ -8,6 +8,7 @@ use super::facets::count;
 use super::order::Order;
 use super::*;
 use crate::cache::PreparedChange;
+use crate::index::Index;
 use crate::query::{Field, parse, parse_field};
 use crate::raw::ObjectReader;
 use crate::resource::GroupVersionResource;
@@ -58,17 +59,17 @@ fn names(page: &Page) -> Vec<String> {
 
 #[test]
 fn kinds_are_mixed_and_ordered_by_what_they_are() {
-    let page = answer(&estate(), &question("nginx*", "", 50, None));
+    let page = answer(&estate(), &Index::default(), &question("nginx*", "", 50, None));
     let found: BTreeSet<String> = names(&page).into_iter().collect();
     assert_eq!(found.len(), 4);
-    let all = names(&answer(&estate(), &question("", "", 50, None)));
+    let all = names(&answer(&estate(), &Index::default(), &question("", "", 50, None)));
     assert_eq!(all[..3], ["pegasus/idle", "pegasus/nginx", "pegasus-2/nginx"]);
     assert_eq!(all[5..], ["pegasus/nginx-a", "pegasus/nginx-b"]);
 }
 
 #[test]
 fn numbers_are_sorted_as_numbers_and_what_has_none_comes_last_both_ways() {
-    let sorted = |order| names(&answer(&estate(), &question("kind:Deployment", order, 50, None)));
+    let sorted = |order| names(&answer(&estate(), &Index::default(), &question("kind:Deployment", order, 50, None)));
     let up = ["pegasus/redis", "pegasus-2/nginx", "pegasus-2/redis", "pegasus/nginx", "pegasus/idle"];
     assert_eq!(sorted("spec.replicas"), up);
     let down = ["pegasus/nginx", "pegasus-2/redis", "pegasus-2/nginx", "pegasus/redis", "pegasus/idle"];
@@ -85,14 +86,14 @@ fn names_weigh_more_than_what_stands_deep_inside() {
         "Deployment",
         &[("web", r#","spec":{"template":{"spec":{"containers":[{"image":"redis"}]}}}"#)],
     );
-    let found = names(&answer(&cache, &question("redis", "", 50, None)));
+    let found = names(&answer(&cache, &Index::default(), &question("redis", "", 50, None)));
     assert_eq!(found, ["pegasus/redis", "pegasus-2/redis", "other/web"]);
 }
 
 #[test]
 fn counts_are_exact_and_the_rest_is_told() {
     let by: Vec<Field> = ["cluster", "image", "spec.replicas"].iter().map(|name| parse_field(name).unwrap()).collect();
-    let counted = count(&estate(), &scope(""), &by, 1).unwrap();
+    let counted = count(&estate(), &Index::default(), &scope(""), &by, 1).unwrap();
     assert_eq!((counted.total, counted.is_partial), (7, false));
     let shown: Vec<String> = counted
         .facets
@@ -112,7 +113,10 @@ fn an_object_selected_in_two_versions_is_found_once() {
     let text = r#"{"metadata":{"namespace":"shop","name":"nginx","resourceVersion":"9"}}"#;
     let entry = writer.prepare(reader.read(text).unwrap()).unwrap();
     writer.apply([PreparedChange::Upsert(entry)]);
-    assert_eq!(names(&answer(&cache, &question("name:nginx cluster:pegasus", "", 50, None))), ["pegasus/nginx"]);
+    assert_eq!(
+        names(&answer(&cache, &Index::default(), &question("name:nginx cluster:pegasus", "", 50, None))),
+        ["pegasus/nginx"]
+    );
 }
 
 #[test]
@@ -123,7 +127,7 @@ fn a_question_that_takes_too_long_ends_with_what_was_found() {
     put(&cache, "pegasus", "Pod", &many);
     let mut question = question("", "", 5000, None);
     question.scope.deadline = Instant::now();
-    let page = answer(&cache, &question);
+    let page = answer(&cache, &Index::default(), &question);
     assert!(page.is_partial && page.hits.len() < 390);
 }
 
@@ -131,11 +135,11 @@ proptest! {
     #[test]
     fn pages_together_are_the_whole_answer(limit in 1usize..8, order in prop::sample::select(vec!["", "name", "-spec.replicas", "-cluster,created", "image"])) {
         let cache = estate();
-        let whole = names(&answer(&cache, &question("", order, 50, None)));
+        let whole = names(&answer(&cache, &Index::default(), &question("", order, 50, None)));
         let mut paged = Vec::new();
         let mut after = None;
         loop {
-            let page = answer(&cache, &question("", order, limit, after));
+            let page = answer(&cache, &Index::default(), &question("", order, limit, after));
             prop_assert_eq!(page.remaining, (whole.len() - paged.len() - page.hits.len()) as u64);
             paged.extend(names(&page));
             after = page.next;

@@ -53,6 +53,9 @@ pub struct ServeArgs {
     /// The log.
     #[command(flatten)]
     pub logging: Logging,
+    /// The index that queries are answered from.
+    #[command(flatten)]
+    pub search_index: SearchIndex,
     /// What only this program has.
     #[command(flatten)]
     pub own: Own,
@@ -369,6 +372,25 @@ pub struct Logging {
     /// How much is said; 4 and more is for finding faults
     #[arg(short = 'v', long = "v", default_value_t = 0)]
     pub verbosity: u32,
+}
+
+/// The index that queries are answered from.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Search index")]
+pub struct SearchIndex {
+    /// Whether there is one; without it, queries look at each object
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true",
+          value_parser = values::boolean, action = clap::ArgAction::Set)]
+    pub search_index: bool,
+    /// Folder for it; by default in the data folder, or with etcd one of its own that is gone with the process
+    #[arg(long)]
+    pub search_index_dir: Option<PathBuf>,
+    /// Bytes of memory for what is not written to it yet, as 64Mi
+    #[arg(long, default_value = "64Mi", value_parser = values::bytes)]
+    pub search_index_memory: u64,
+    /// Bytes that it may take on the disk, 0 for no limit; above, there is none
+    #[arg(long, default_value = "0", value_parser = values::bytes)]
+    pub search_index_disk: u64,
 }
 
 /// What only this program has.

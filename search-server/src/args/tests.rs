@@ -119,7 +119,19 @@ fn what_differs_from_the_replaced_program_is_only_what_is_added() {
     let command = command();
     let flags = command.find_subcommand("serve").unwrap().get_arguments();
     let added: Vec<_> = flags.filter_map(clap::Arg::get_long).filter(|name| !theirs.contains(name)).collect();
-    assert_eq!(added, ["members", "otlp-endpoint", "data-dir", "write-kubeconfig"]);
+    assert_eq!(
+        added,
+        [
+            "members",
+            "otlp-endpoint",
+            "search-index",
+            "search-index-dir",
+            "search-index-memory",
+            "search-index-disk",
+            "data-dir",
+            "write-kubeconfig"
+        ]
+    );
 }
 
 #[test]

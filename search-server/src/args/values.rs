@@ -169,6 +169,13 @@ pub(super) fn boolean(word: &str) -> Result<bool, String> {
     }
 }
 
+/// Bytes, as `1000`, `64Mi` or `2G`.
+pub(super) fn bytes(word: &str) -> Result<u64, String> {
+    let wrong = || format!("{word:?} is no number of bytes; write it as 1000, 64Mi or 2G");
+    let quantity = indexer::query::value::Quantity::parse(word).ok_or_else(wrong)?;
+    u64::try_from(quantity.billionths() / 1_000_000_000).map_err(|_| wrong())
+}
+
 /// A Go duration such as `1m30s`, `500ms` or `1.5h`.
 pub(super) fn duration(word: &str) -> Result<Duration, String> {
     const HELP: &str = "write a duration such as 500ms, 30s or 1m30s";
@@ -272,6 +279,18 @@ mod tests {
             let _ = word.parse::<FeatureGate>();
             let _ = listen_address(&word);
         }
+    }
+
+    #[rstest]
+    #[case("0", Some(0))]
+    #[case("1000", Some(1000))]
+    #[case("64Mi", Some(64 << 20))]
+    #[case("2G", Some(2_000_000_000))]
+    #[case("-1", None)]
+    #[case("many", None)]
+    #[case("", None)]
+    fn bytes_are_written_as_in_kubernetes(#[case] word: &str, #[case] expected: Option<u64>) {
+        assert_eq!(bytes(word).ok(), expected);
     }
 
     #[test]

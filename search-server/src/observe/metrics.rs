@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use indexer::cache::{Cache, Part, ResourceCache};
+use indexer::index::Index;
 use indexer::member::MemberHealth;
 use indexer::supervise::Overview;
 use jiff::Timestamp;
@@ -19,6 +20,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::watch;
+
+use super::index::Indexed;
 
 /// Requests for one name, by whether it was held.
 #[derive(Debug, Clone, Default)]
@@ -38,11 +41,13 @@ impl Lookups {
 pub(crate) fn register(
     registry: &mut Registry,
     cache: Arc<Cache>,
+    index: Arc<Index>,
     overview: watch::Receiver<Arc<Overview>>,
     lookups: &Lookups,
 ) {
     let help = "Requests for one name, by whether any cluster's object was held";
     registry.register("fleetglass_cache_lookups", help, lookups.counted.clone());
+    registry.register_collector(Box::new(Indexed { index, cache: Arc::clone(&cache) }));
     registry.register_collector(Box::new(Followed { cache, overview }));
     registry.register_collector(Box::new(Process));
 }

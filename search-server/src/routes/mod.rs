@@ -31,6 +31,7 @@ use axum::response::{IntoResponse, Response};
 use http::Method;
 use http::request::Parts;
 use indexer::cache::Cache;
+use indexer::index::Index;
 use indexer::resource::ClusterName;
 use indexer::supervise::Overview;
 use tokio::sync::watch as channel;
@@ -48,6 +49,8 @@ const MOUNT: &str = "/apis/search.karmada.io/v1alpha1/search";
 pub(crate) struct SearchState {
     /// The objects.
     pub(crate) cache: Arc<Cache>,
+    /// What queries are answered from.
+    pub(crate) index: Arc<Index>,
     /// What is watched, and why something is not.
     pub(crate) overview: channel::Receiver<Arc<Overview>>,
     /// Watches last this long at least, up to twice as long, unless the caller says otherwise.

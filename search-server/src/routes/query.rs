@@ -182,10 +182,10 @@ pub(super) async fn objects(state: &SearchState, headers: &HeaderMap, query: &st
     let columns = named_columns(scope.evaluator.expression(), &order);
     let clusters = scope.clusters.clone();
     let mut question = Question { scope, order, limit, after };
-    let cache = Arc::clone(&state.cache);
+    let (cache, index) = (Arc::clone(&state.cache), Arc::clone(&state.index));
     let answering = move || {
         question.scope.deadline = Instant::now() + DEADLINE;
-        answer(&cache, &question)
+        answer(&cache, &index, &question)
     };
     let page = state.turns.take(answering).await?;
     let lacks = state_of(state, clusters.as_ref());
@@ -364,10 +364,10 @@ pub(super) async fn facets(state: &SearchState, query: &str) -> Result<Response,
     }
     let size = parameters.number("limit", DEFAULT_VALUES, MOST)?;
     let clusters = scope.clusters.clone();
-    let cache = Arc::clone(&state.cache);
+    let (cache, index) = (Arc::clone(&state.cache), Arc::clone(&state.index));
     let counting = move || {
         scope.deadline = Instant::now() + DEADLINE;
-        count(&cache, &scope, &fields, size)
+        count(&cache, &index, &scope, &fields, size)
     };
     let counted = state.turns.take(counting).await?;
     let counted = counted.map_err(|error: TooManyValues| ApiError::bad_request(format!("by: {error}")))?;

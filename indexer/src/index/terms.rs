@@ -1,0 +1,366 @@
+//! What of an object goes into the index: terms, each of which says one thing of it.
+//!
+//! ```text
+//! c CLUSTER ⋅ GROUP ⋅ VERSION ⋅ RESOURCE   the part of the cache that it is in
+//! r GROUP ⋅ VERSION ⋅ RESOURCE             the same over all clusters
+//! p STEP ⋅ STEP … | TAG VALUE              a value at a path; of arrays, each element's
+//! i | s IMAGE      o | s NAME or UID      o | k KIND/NAME       images and owners, wherever they stand
+//! w WEIGHT WORD                            a word of its text, and how much that weighs
+//! x                                        some values are not among the terms
+//! y                                        some words are not among the terms
+//! ```
+//!
+//! `⋅` and `|` are control characters. A value that is too long, or has control characters in it, leaves only a term that says
+//! so: then the object itself has to be looked at. What the tags say is what JSON says, so that the evaluator's own rules
+//! decide about a term as they do about a value.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+use tantivy::tokenizer::{Token, TokenStream, Tokenizer};
+
+use crate::query::document::{Document, Weight};
+use crate::query::evaluate::{Scalar, tokens};
+use crate::query::{Field, Test};
+use crate::resource::{ClusterName, GroupVersionResource};
+
+/// Between the terms of an object.
+const SEPARATOR: char = '\u{3}';
+/// Between a path's steps.
+const STEP: char = '\u{1}';
+/// Between a path and its value.
+const VALUE: char = '\0';
+/// The character behind [`VALUE`], where a path's values end.
+const BEHIND_VALUES: char = '\u{1}';
+/// Longer values leave only the term that they are there.
+const LONGEST_VALUE: usize = 256;
+/// Terms of values, and of words, an object.
+const MOST: usize = 4096;
+
+pub(super) const PART: &str = "c";
+pub(super) const BEHIND_PARTS: &str = "d";
+pub(super) const LACKS_VALUES: &str = "x";
+pub(super) const LACKS_WORDS: &str = "y";
+
+const BOOL: char = 'b';
+const NULL_LABEL: char = 'e';
+const KIND_AND_NAME: char = 'k';
+const NUMBER: char = 'n';
+const OBJECT: char = 'o';
+const TEXT: char = 's';
+const CUT: char = 't';
+
+/// One cluster's objects of one resource, as the cache keeps them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PartKey {
+    pub(crate) cluster: ClusterName,
+    pub(crate) resource: GroupVersionResource,
+}
+
+impl PartKey {
+    /// Its term; none if a name can't stand in one.
+    pub(super) fn term(&self) -> Option<String> {
+        let GroupVersionResource { group, version, resource } = &self.resource;
+        let names = [self.cluster.as_str(), group, version, resource];
+        let is_plain = names.iter().all(|name| !name.chars().any(char::is_control));
+        is_plain.then(|| format!("{PART}{}", names.join("\u{1}")))
+    }
+
+    /// Whether its objects can be in the index.
+    pub(crate) fn is_indexable(&self) -> bool {
+        self.term().is_some()
+    }
+
+    pub(super) fn from_term(term: &str) -> Option<Self> {
+        let mut names = term.strip_prefix(PART)?.split(STEP);
+        let cluster = ClusterName::from(names.next()?);
+        let resource = GroupVersionResource::new(names.next()?, names.next()?, names.next()?);
+        Some(Self { cluster, resource })
+    }
+}
+
+pub(super) fn resource_term(resource: &GroupVersionResource) -> String {
+    format!("r{}\u{1}{}\u{1}{}", resource.group, resource.version, resource.resource)
+}
+
+/// Where a field's values stand among the terms; none if the index doesn't have them.
+fn place(field: &Field) -> Option<String> {
+    let is_plain = |step: &&str| !step.chars().any(is_marker) && step.len() <= LONGEST_VALUE;
+    let path = |steps: &[&str]| steps.iter().all(is_plain).then(|| format!("p{}", steps.join("\u{1}")));
+    match field {
+        Field::Namespace => path(&["metadata", "namespace"]),
+        Field::Name => path(&["metadata", "name"]),
+        Field::Uid => path(&["metadata", "uid"]),
+        Field::Created => path(&["metadata", "creationTimestamp"]),
+        Field::Label(key) => path(&["metadata", "labels", key]),
+        Field::Annotation(key) => path(&["metadata", "annotations", key]),
+        Field::Image => Some("i".to_owned()),
+        Field::Owner => Some("o".to_owned()),
+        Field::Path(steps) => {
+            let is_left_out = matches!(steps.as_slice(), [first, second, ..] if is_left_out(first, second));
+            let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
+            if is_left_out { None } else { path(&steps) }
+        }
+        Field::Cluster | Field::Group | Field::Version | Field::Kind | Field::Resource => None,
+    }
+}
+
+/// What managers wrote which field is as long as the object itself, and asked for by nobody.
+fn is_left_out(first: &str, second: &str) -> bool {
+    first == "metadata" && second == "managedFields"
+}
+
+/// Characters that mean something in terms.
+fn is_marker(character: char) -> bool {
+    character <= SEPARATOR
+}
+
+/// The tags of values that a field may have.
+fn tags(field: &Field) -> &'static [char] {
+    match field {
+        Field::Path(_) => &[BOOL, NUMBER, OBJECT, TEXT],
+        Field::Label(_) => &[NULL_LABEL, TEXT],
+        Field::Owner => &[KIND_AND_NAME, TEXT],
+        _ => &[TEXT],
+    }
+}
+
+/// A run of terms in their order: from the first on, up to but without the last.
+pub(super) type Range = (Vec<u8>, Vec<u8>);
+
+/// The terms that have to be looked at to know which objects' field passes; none if the index doesn't know. Each of them is
+/// `place | TAG VALUE`; the number says where the tag stands.
+pub(super) fn ranges(field: &Field, test: &Test) -> Option<(usize, Vec<Range>)> {
+    let place = place(field)?;
+    let tag_at = place.len() + 1;
+    let ranges = tags(field).iter().map(|tag| {
+        let head = format!("{place}{VALUE}{tag}");
+        match test {
+            // A number or quantity may be written in other ways.
+            Test::Is(wanted) if is_one_text(field, wanted) => {
+                let exact = format!("{head}{wanted}").into_bytes();
+                let behind = [exact.as_slice(), &[0]].concat();
+                (exact, behind)
+            }
+            Test::Like(pattern) => beginning_with(&format!("{head}{}", pattern.beginning())),
+            Test::Is(_) | Test::Exists | Test::Within { .. } => beginning_with(&head),
+        }
+    });
+    Some((tag_at, ranges.collect()))
+}
+
+fn is_one_text(field: &Field, wanted: &str) -> bool {
+    !matches!(field, Field::Path(_)) || crate::query::value::Quantity::parse(wanted).is_none()
+}
+
+fn beginning_with(beginning: &str) -> Range {
+    let mut behind = beginning.as_bytes().to_vec();
+    // No UTF-8 text has this byte.
+    behind.push(0xff);
+    (beginning.as_bytes().to_vec(), behind)
+}
+
+/// All values of a field that can be shown; none if the index doesn't have them.
+pub(super) fn shown(field: &Field) -> Option<(usize, Range)> {
+    let place = place(field)?;
+    Some((place.len() + 1, (format!("{place}{VALUE}").into_bytes(), format!("{place}{BEHIND_VALUES}").into_bytes())))
+}
+
+/// Objects that have values of a field which are not among the terms.
+pub(super) fn cut(field: &Field) -> Option<String> {
+    place(field).map(|place| format!("{place}{VALUE}{CUT}"))
+}
+
+/// The words of a weight that begin so.
+pub(super) fn words(weight: Weight, beginning: &str) -> (usize, Range) {
+    let head = format!("w{}", weight as u32);
+    (head.len(), beginning_with(&format!("{head}{beginning}")))
+}
+
+/// Exactly this word.
+pub(super) fn word(weight: Weight, word: &str) -> String {
+    format!("w{}{word}", weight as u32)
+}
+
+/// What stands behind a tag; none if it isn't one of the field's values.
+pub(super) fn scalar<'a>(field: &Field, tagged: &'a str) -> Option<Scalar<'a>> {
+    let tag = tagged.chars().next()?;
+    let value = &tagged[tag.len_utf8()..];
+    if !tags(field).contains(&tag) {
+        return None;
+    }
+    match tag {
+        BOOL => Some(Scalar::Bool(value == "true")),
+        NUMBER => Some(Scalar::Number(value)),
+        OBJECT => Some(Scalar::Object),
+        TEXT | KIND_AND_NAME | NULL_LABEL => Some(Scalar::Text(value)),
+        _ => None,
+    }
+}
+
+/// A value as people see it and as it is sorted; none if it is not shown.
+pub(super) fn shown_text(field: &Field, tagged: &str) -> Option<String> {
+    // Of owners only kind and name are shown.
+    if *field == Field::Owner && !tagged.starts_with(KIND_AND_NAME) {
+        return None;
+    }
+    match (field, scalar(field, tagged)?) {
+        (Field::Created, Scalar::Text(text)) => text.parse::<jiff::Timestamp>().ok().map(|time| time.to_string()),
+        (Field::Namespace, Scalar::Text("")) | (_, Scalar::Object) => None,
+        (_, Scalar::Text(text) | Scalar::Number(text)) => Some(text.to_owned()),
+        (_, Scalar::Bool(truth)) => Some(truth.to_string()),
+    }
+}
+
+/// Whether a text of the same letters may follow, with another tag: texts come last.
+pub(super) fn may_be_alike(tagged: &str) -> bool {
+    tagged.starts_with([BOOL, NUMBER])
+}
+
+/// The terms of an object, in one text. Without the document, an object that always has to be looked at.
+pub(super) fn of_object(part: &str, resource: &GroupVersionResource, document: Option<&Document>) -> String {
+    let mut terms = Terms::default();
+    terms.push(part);
+    terms.push(&resource_term(resource));
+    match document {
+        Some(document) => terms.add_document(document),
+        None => (terms.lacks_values, terms.lacks_words) = (true, true),
+    }
+    for (lacks, term) in [(terms.lacks_values, LACKS_VALUES), (terms.lacks_words, LACKS_WORDS)] {
+        if lacks {
+            terms.push(term);
+        }
+    }
+    terms.text
+}
+
+#[derive(Default)]
+struct Terms {
+    text: String,
+    values: usize,
+    words: HashSet<String, ahash::RandomState>,
+    lacks_values: bool,
+    lacks_words: bool,
+}
+
+impl Terms {
+    fn push(&mut self, term: &str) {
+        self.text.push_str(term);
+        self.text.push(SEPARATOR);
+    }
+
+    fn add_document(&mut self, document: &Document) {
+        let mut path = "p".to_owned();
+        self.add_below(document.root(), &mut path, true);
+        for image in document.images() {
+            self.add_text("i", TEXT, image);
+        }
+        for (at, owner) in document.owners().iter().enumerate() {
+            // Name, kind and name, unique id.
+            self.add_text("o", if at % 3 == 1 { KIND_AND_NAME } else { TEXT }, owner);
+        }
+        document.texts(&mut |weight, text| self.add_words(weight, text));
+    }
+
+    fn add_below(&mut self, value: &Value, path: &mut String, is_root: bool) {
+        match value {
+            Value::Null if path.starts_with("pmetadata\u{1}labels\u{1}") => self.add_text(path, NULL_LABEL, ""),
+            Value::Null => {}
+            Value::Bool(truth) => self.add_text(path, BOOL, if *truth { "true" } else { "false" }),
+            Value::Number(number) => self.add_text(path, NUMBER, &number.to_string()),
+            Value::String(text) => self.add_text(path, TEXT, text),
+            Value::Array(elements) => elements.iter().for_each(|element| self.add_below(element, path, is_root)),
+            Value::Object(fields) => {
+                if !is_root {
+                    self.add_text(path, OBJECT, "");
+                }
+                let end = path.len();
+                for (name, value) in fields {
+                    if is_left_out(&path[1..], name) {
+                        continue;
+                    }
+                    if name.chars().any(is_marker) || name.len() > LONGEST_VALUE {
+                        self.lacks_values = true;
+                        continue;
+                    }
+                    if !is_root {
+                        path.push(STEP);
+                    }
+                    path.push_str(name);
+                    self.add_below(value, path, false);
+                    path.truncate(end);
+                }
+            }
+        }
+    }
+
+    fn add_text(&mut self, place: &str, tag: char, text: &str) {
+        if self.values == MOST {
+            self.lacks_values = true;
+            return;
+        }
+        self.values += 1;
+        self.text.push_str(place);
+        self.text.push(VALUE);
+        if text.len() > LONGEST_VALUE || text.chars().any(is_marker) {
+            self.text.push(CUT);
+        } else {
+            self.text.push(tag);
+            self.text.push_str(text);
+        }
+        self.text.push(SEPARATOR);
+    }
+
+    fn add_words(&mut self, weight: Weight, text: &str) {
+        for token in tokens(text) {
+            if token.len() > LONGEST_VALUE || self.words.len() == MOST {
+                self.lacks_words = true;
+                continue;
+            }
+            let term = word(weight, &token);
+            if !self.words.contains(&term) {
+                self.push(&term);
+                self.words.insert(term);
+            }
+        }
+    }
+}
+
+/// Takes an object's terms apart again.
+#[derive(Debug, Clone, Default)]
+pub(super) struct TermSplitter(Token);
+
+impl Tokenizer for TermSplitter {
+    type TokenStream<'a> = Split<'a>;
+
+    fn token_stream<'a>(&'a mut self, text: &'a str) -> Split<'a> {
+        self.0.reset();
+        Split { rest: text, token: &mut self.0 }
+    }
+}
+
+/// The terms of one object.
+#[derive(Debug)]
+pub(super) struct Split<'a> {
+    rest: &'a str,
+    token: &'a mut Token,
+}
+
+impl TokenStream for Split<'_> {
+    fn advance(&mut self) -> bool {
+        let Some((term, rest)) = self.rest.split_once(SEPARATOR) else { return false };
+        self.rest = rest;
+        self.token.text.clear();
+        self.token.text.push_str(term);
+        self.token.position = self.token.position.wrapping_add(1);
+        true
+    }
+
+    fn token(&self) -> &Token {
+        self.token
+    }
+
+    fn token_mut(&mut self) -> &mut Token {
+        self.token
+    }
+}
