@@ -8,6 +8,7 @@
 //! [`run`] is the only place that wires; the routes only read.
 
 pub mod args;
+mod client;
 pub mod columns;
 mod conditions;
 mod demo;

@@ -31,7 +31,7 @@ use crate::observe::metrics::Lookups;
 use crate::observe::traces::Traces;
 use crate::routes::{SearchState, Turns};
 use crate::settings::{Settings, Stopping};
-use crate::{conditions, demo, kubeconfig, logging, members, observe, reconcile, routes, settings};
+use crate::{client, conditions, demo, kubeconfig, logging, members, observe, reconcile, routes, settings};
 
 /// Carries out a command line; failures are told in one line.
 pub fn run(cli: Cli) -> ExitCode {
@@ -41,6 +41,7 @@ pub fn run(cli: Cli) -> ExitCode {
             logging::start_quiet();
             in_runtime(demo::run(args))
         }
+        Command::Search(args) => return ask(args),
         Command::Version => writeln!(std::io::stdout(), "{}", args::version_text()).map_err(Into::into),
         Command::Completion { shell } => {
             args::write_completion(shell, &mut std::io::stdout());
@@ -55,6 +56,19 @@ pub fn run(cli: Cli) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Asks a running server; the exit code says whether something was found.
+fn ask(args: args::SearchArgs) -> ExitCode {
+    let mut code = ExitCode::from(2);
+    let asked = in_runtime(async {
+        code = client::run(args).await;
+        Ok(())
+    });
+    if let Err(error) = asked {
+        let _ = writeln!(std::io::stderr(), "fleetglass: {error:#}");
+    }
+    code
 }
 
 fn in_runtime(work: impl Future<Output = Result<()>>) -> Result<()> {

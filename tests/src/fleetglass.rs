@@ -125,9 +125,26 @@ impl Fleetglass {
     /// # Errors
     /// If it does not come up again.
     pub async fn kill_and_restart(&mut self) -> Result<()> {
-        // Replacing it drops the old one, which is killed; the new one waits for its port.
-        let stand_in = Server::start("stand-in", Path::new("/bin/sleep"), ["60"], &self.folder)?;
+        self.kill()?;
+        self.restart().await
+    }
+
+    /// Ends it at once (`kill -9`).
+    ///
+    /// # Errors
+    /// If what stands in for it can't be started.
+    pub fn kill(&mut self) -> Result<()> {
+        // Replacing it drops the old one, which is killed.
+        let stand_in = Server::start("stand-in", Path::new("/bin/sleep"), ["600"], &self.folder)?;
         drop(std::mem::replace(&mut self.server, stand_in));
+        Ok(())
+    }
+
+    /// Starts it after it was killed.
+    ///
+    /// # Errors
+    /// If it does not come up again.
+    pub async fn restart(&mut self) -> Result<()> {
         self.server = Server::start("fleetglass", &self.program, &self.arguments, &self.folder)?;
         self.wait_until_ready().await
     }

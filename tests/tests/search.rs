@@ -178,3 +178,82 @@ fn a_mistake_is_answered_with_the_character_and_what_to_write() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn answers_come_in_the_form_that_is_asked_for_whole_or_in_fields() -> Result<()> {
+    run(async || {
+        let estate = Estate::start().await?;
+        let text = async |format: &str, fields: &str| -> Result<String> {
+            let asked = [("q", "kind:Deployment name:redis"), ("format", format), ("fields", fields)];
+            let query: String = form_urlencoded::Serializer::new(String::new()).extend_pairs(asked).finish();
+            estate.kubectl.run(&["get", "--raw", &format!("{SEARCH}/query?{query}")]).await
+        };
+        let csv = text("csv", "spec.replicas,image").await?;
+        let lines: Vec<&str> = csv.lines().collect();
+        assert_eq!(lines[0], "cluster,kind,namespace,name,spec.replicas,image");
+        ensure!(lines.len() == 3 && lines[1].starts_with("pegasus,Deployment,"), "{csv}");
+        let lines = text("ndjson", "").await?;
+        for line in lines.lines() {
+            let object: Value = serde_json::from_str(line)?;
+            assert_eq!(object["metadata"]["name"], "redis");
+            ensure!(object["spec"]["template"].is_object(), "{line}");
+        }
+        assert_eq!(lines.lines().count(), 2);
+        let list: Value = serde_json::from_str(&text("json", "spec.replicas").await?)?;
+        let replicas: Vec<&Value> = list["items"]
+            .as_array()
+            .context("no items")?
+            .iter()
+            .map(|item| &item["fields"]["spec.replicas"][0])
+            .collect();
+        assert_eq!(replicas, [&Value::from(1), &Value::from(3)]);
+        ensure!(list["items"][0]["spec"].is_null(), "{list}");
+        let yaml: Value = serde_yaml::from_str(&text("yaml", "").await?)?;
+        assert_eq!((&yaml["kind"], &yaml["items"][1]["metadata"]["name"]), (&"List".into(), &"redis".into()));
+        let refused = text("xml", "").await.unwrap_err().to_string();
+        ensure!(refused.contains("json, yaml, ndjson, csv or table"), "{refused}");
+        Ok(())
+    })
+}
+
+/// What `fleetglass search` prints, complains of, and ends with.
+fn searched(estate: &Estate, words: &[&str]) -> Result<(String, String, Option<i32>)> {
+    let mut command = std::process::Command::new(program()?);
+    let kubeconfig = estate.kubectl.kubeconfig();
+    let output = command.arg("search").args(words).arg("--kubeconfig").arg(kubeconfig).output()?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok((text(output.stdout), text(output.stderr), output.status.code()))
+}
+
+#[test]
+fn the_command_line_client_shows_tables_names_counts_and_its_mistakes() -> Result<()> {
+    run(async || {
+        let estate = Estate::start().await?;
+        let (table, _, code) = searched(&estate, &["kind:Deployment name:redis", "spec.replicas:>0"])?;
+        let lines: Vec<&str> = table.lines().collect();
+        ensure!(
+            lines[0].split_whitespace().eq(["CLUSTER", "KIND", "NAMESPACE", "NAME", "AGE", "SPEC.REPLICAS"]),
+            "{table}"
+        );
+        ensure!(lines.len() == 3 && lines[2].starts_with("pegasus-2   Deployment"), "{table}");
+        ensure!(!table.contains('\u{1b}'), "no colours behind a pipe");
+        assert_eq!(code, Some(0));
+        let (names, ..) = searched(&estate, &["kind:Deployment name:redis", "-o", "name"])?;
+        ensure!(names.lines().count() == 2 && names.starts_with("pegasus/"), "{names}");
+        let (all, ..) = searched(&estate, &["kind:(Deployment OR Pod)", "-o", "name", "--limit", "0"])?;
+        let (count, ..) = searched(&estate, &["kind:(Deployment OR Pod)", "--count"])?;
+        assert_eq!(count.trim(), all.lines().count().to_string());
+        let (facets, ..) = searched(&estate, &["kind:Deployment", "--by", "cluster"])?;
+        ensure!(facets.starts_with("CLUSTER") && facets.contains("pegasus-2   "), "{facets}");
+        let (csv, ..) = searched(&estate, &["kind:Deployment", "-o", "csv", "--fields", "image", "--limit", "0"])?;
+        assert_eq!(csv.lines().count(), 9, "{csv}");
+        let (nothing, told, code) = searched(&estate, &["name:nobody"])?;
+        assert_eq!((nothing.as_str(), told.trim(), code), ("", "Nothing was found.", Some(1)));
+        let (_, told, code) = searched(&estate, &["kind:Pod namspace:shop"])?;
+        ensure!(told.contains("did you mean namespace?") && told.ends_with("           ^\n"), "{told}");
+        assert_eq!(code, Some(2));
+        let (_, told, code) = searched(&estate, &["a", "--cluster", "nowhere"])?;
+        ensure!(code == Some(2) && told.contains("\"nowhere\" not found"), "{told}");
+        Ok(())
+    })
+}

@@ -255,7 +255,11 @@ fn stands_in(words: &[Pattern], text: &str) -> bool {
 /// The words of a text: runs of letters and digits, case-folded.
 pub fn tokens(text: &str) -> impl Iterator<Item = String> + '_ {
     let words = text.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty());
-    words.map(|word| word.to_lowercase().chars().filter(|character| character.is_alphanumeric()).collect())
+    words.map(|word| match word.is_ascii() {
+        true => word.to_ascii_lowercase(),
+        // Folding may bring marks that are no letters.
+        false => word.to_lowercase().chars().filter(|character| character.is_alphanumeric()).collect(),
+    })
 }
 
 fn score(expression: &Expression, document: &Document) -> u32 {
@@ -312,6 +316,14 @@ pub fn field_texts(field: &Field, facts: &Facts<'_>, document: Option<&Document>
         Field::Annotation(key) => document.annotation(key).map(str::to_owned).into_iter().collect(),
         Field::Path(steps) => document.at(steps).into_iter().filter_map(scalar).collect(),
         _ => Vec::new(),
+    }
+}
+
+/// A field's values as they are: numbers as numbers, and of what has fields of its own, the whole.
+pub fn field_values(field: &Field, facts: &Facts<'_>, document: &Document) -> Vec<Value> {
+    match field {
+        Field::Path(steps) => document.at(steps).into_iter().cloned().collect(),
+        _ => field_texts(field, facts, Some(document)).into_iter().map(Value::String).collect(),
     }
 }
 

@@ -7,6 +7,7 @@
 //! replaces does. Flags may be spelt with underscores, as Kubernetes programs allow.
 
 mod accepted;
+mod search;
 mod serve;
 mod values;
 
@@ -23,6 +24,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use accepted::Given;
 pub use accepted::IgnoredFlag;
 pub use clap_complete::Shell;
+pub use search::{Output, SearchArgs};
 pub use serve::{
     Audit, Authentication, Authorization, ControlPlane, Etcd, Features, Insight, Limits, Logging, Members, Own,
     ServeArgs, Serving,
@@ -53,6 +55,8 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Show it on two clusters that come along: nothing else is needed
     Demo(DemoArgs),
+    /// Ask a running server for objects, and show them
+    Search(SearchArgs),
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -99,6 +103,11 @@ impl Cli {
 /// All that clap needs to know, the flags without effect included.
 fn command() -> clap::Command {
     Cli::command().mut_subcommand("serve", |serve| serve.args(accepted::arguments()))
+}
+
+/// The kubeconfig that a server without a control plane writes if no flag says otherwise.
+pub fn default_kubeconfig() -> PathBuf {
+    serve::default_data_dir(|name| std::env::var_os(name).map(PathBuf::from)).join("kubeconfig")
 }
 
 /// Writes a shell's completion script.

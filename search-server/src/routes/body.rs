@@ -86,13 +86,20 @@ pub(super) struct ListBody<R> {
     render: R,
     chunk: Vec<u8>,
     scratch: Vec<u8>,
+    separator: &'static str,
     tail: Option<&'static str>,
     first: bool,
 }
 
 impl<R: Render> ListBody<R> {
     pub(super) fn new(head: String, objects: Objects, render: R, tail: &'static str) -> Self {
-        Self { objects, render, chunk: head.into_bytes(), scratch: Vec::new(), tail: Some(tail), first: true }
+        let (chunk, scratch) = (head.into_bytes(), Vec::new());
+        Self { objects, render, chunk, scratch, separator: ",", tail: Some(tail), first: true }
+    }
+
+    /// With something else than commas between the objects.
+    pub(super) fn separated_by(self, separator: &'static str) -> Self {
+        Self { separator, ..self }
     }
 
     /// Fills the chunk; false when nothing is left.
@@ -100,7 +107,7 @@ impl<R: Render> ListBody<R> {
         while self.chunk.len() < CHUNK {
             let before = self.chunk.len();
             if !self.first {
-                self.chunk.push(b',');
+                self.chunk.extend_from_slice(self.separator.as_bytes());
             }
             if !self.append_object(before)? {
                 return Ok(false);

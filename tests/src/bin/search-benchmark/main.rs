@@ -29,6 +29,10 @@ use serde_json::{Value, json};
 use tests::workloads::Application;
 use tokio_util::sync::CancellationToken;
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What is measured.
 #[derive(Debug, Parser)]
 struct Arguments {
