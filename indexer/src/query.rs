@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! nginx "rolling update"                full text, case-folded
-//! kind:Deployment cluster:(a OR b)      fields: cluster group version kind resource namespace name uid owner image created
+//! kind:Deployment cluster:(a OR b)      fields: cluster group version kind resource namespace name uid owner owner~ image created
 //! label.app.kubernetes.io/name:redis    labels and annotations, the whole rest is the key
 //! spec.replicas:>3  created:>now-1d     paths from the object's root; numbers, quantities and times as what they are
 //! status.conditions.type:Ready          of arrays, any element
@@ -98,6 +98,8 @@ pub enum Field {
     Uid,
     /// Those that own it, each as name, `Kind/name` and unique id.
     Owner,
+    /// Those that own it, those that own them, and so on: with whole estates only, see [`crate::search::owners`].
+    OwnerChain,
     /// Images of its containers, also in templates.
     Image,
     /// When it was created.
@@ -111,7 +113,7 @@ pub enum Field {
 }
 
 /// Fields that have a name of their own.
-const NAMED: [(&str, Field); 11] = [
+const NAMED: [(&str, Field); 12] = [
     ("cluster", Field::Cluster),
     ("group", Field::Group),
     ("version", Field::Version),
@@ -121,6 +123,7 @@ const NAMED: [(&str, Field); 11] = [
     ("name", Field::Name),
     ("uid", Field::Uid),
     ("owner", Field::Owner),
+    ("owner~", Field::OwnerChain),
     ("image", Field::Image),
     ("created", Field::Created),
 ];

@@ -10,6 +10,7 @@ mod candidates;
 pub mod facets;
 mod lookup;
 pub mod order;
+pub mod owners;
 
 use std::collections::{BTreeSet, BinaryHeap};
 use std::time::Instant;

@@ -2,6 +2,7 @@
 
 mod shared;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -46,6 +47,12 @@ impl Estate {
     async fn ask(&self, what: &str, parameters: &[(&str, &str)]) -> Result<Value> {
         let query: String = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
         self.kubectl.raw(&format!("{SEARCH}/{what}?{query}")).await
+    }
+
+    /// What kubectl takes for an API server over all clusters.
+    async fn server(&self) -> Result<String> {
+        let config = self.kubectl.run(&["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]).await?;
+        Ok(format!("{config}{SEARCH}/cache"))
     }
 
     async fn found(&self, query: &str) -> Result<Vec<String>> {
@@ -175,6 +182,54 @@ fn a_mistake_is_answered_with_the_character_and_what_to_write() -> Result<()> {
         let error = estate.ask("facets", &[("q", "a")]).await.unwrap_err().to_string();
         ensure!(error.contains("by: name one to 20 fields"), "{error}");
         eventually(Duration::from_secs(1), async || estate.found("kind:Deployment").await).await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn what_something_owns_is_found_over_several_steps() -> Result<()> {
+    run(async || {
+        let estate = Estate::start().await?;
+        let direct = estate.ask("query", &[("q", "owner:Deployment/nginx"), ("limit", "1000")]).await?;
+        let kinds = |list: &Value| -> BTreeSet<String> {
+            let items = list["items"].as_array().into_iter().flatten();
+            items.filter_map(|item| item["kind"].as_str().map(str::to_owned)).collect()
+        };
+        assert_eq!(kinds(&direct), BTreeSet::from(["ReplicaSet".to_owned()]));
+        let all = estate.ask("query", &[("q", "owner~:Deployment/nginx"), ("limit", "1000")]).await?;
+        assert_eq!(kinds(&all), BTreeSet::from(["Pod".to_owned(), "ReplicaSet".to_owned()]));
+        let pods = estate.found("kind:Pod name:nginx*").await?;
+        assert_eq!(estate.found("owner~:Deployment/nginx kind:Pod").await?, pods);
+        ensure!(!pods.is_empty(), "the estate has no pods of nginx");
+        let one = estate.found("owner~:Deployment/nginx kind:Pod cluster:pegasus").await?;
+        ensure!(!one.is_empty() && one.len() < pods.len(), "{one:?}");
+        ensure!(estate.found("owner~:Deployment/nobody").await?.is_empty());
+        Ok(())
+    })
+}
+
+#[test]
+fn plain_kubectl_chooses_clusters_by_a_label_selector() -> Result<()> {
+    run(async || {
+        let estate = Estate::start().await?;
+        let server = format!("--server={}", estate.server().await?);
+        let names = async |selector: &str| -> Result<Vec<String>> {
+            let columns =
+                "custom-columns=C:.metadata.annotations.resource\\.karmada\\.io/cached-from-cluster,N:.metadata.name";
+            let words = ["get", "deployments", "-A", &server, "-l", selector, "--no-headers", "-o", columns];
+            let text = estate.kubectl.run(&words).await?;
+            Ok(text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join("/")).collect())
+        };
+        assert_eq!(
+            names("search.karmada.io/cluster=pegasus-2,app.kubernetes.io/name=redis").await?,
+            ["pegasus-2/redis"]
+        );
+        let both = names("search.karmada.io/cluster in (pegasus,pegasus-2),app.kubernetes.io/name=redis").await?;
+        assert_eq!(both, ["pegasus/redis", "pegasus-2/redis"]);
+        let path = "cache/apis/apps/v1/deployments";
+        let refused = estate.ask(path, &[("labelSelector", "search.karmada.io/region=north")]).await;
+        let refused = refused.unwrap_err().to_string();
+        ensure!(refused.contains("search.karmada.io/cluster=NAME"), "{refused}");
         Ok(())
     })
 }

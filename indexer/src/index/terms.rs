@@ -95,7 +95,7 @@ fn place(field: &Field) -> Option<String> {
         Field::Label(key) => path(&["metadata", "labels", key]),
         Field::Annotation(key) => path(&["metadata", "annotations", key]),
         Field::Image => Some("i".to_owned()),
-        Field::Owner => Some("o".to_owned()),
+        Field::Owner | Field::OwnerChain => Some("o".to_owned()),
         Field::Path(steps) => {
             let is_left_out = matches!(steps.as_slice(), [first, second, ..] if is_left_out(first, second));
             let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
@@ -120,7 +120,7 @@ fn tags(field: &Field) -> &'static [char] {
     match field {
         Field::Path(_) => &[BOOL, NUMBER, OBJECT, TEXT],
         Field::Label(_) => &[NULL_LABEL, TEXT],
-        Field::Owner => &[KIND_AND_NAME, TEXT],
+        Field::Owner | Field::OwnerChain => &[KIND_AND_NAME, TEXT],
         _ => &[TEXT],
     }
 }
@@ -201,7 +201,7 @@ pub(super) fn scalar<'a>(field: &Field, tagged: &'a str) -> Option<Scalar<'a>> {
 /// A value as people see it and as it is sorted; none if it is not shown.
 pub(super) fn shown_text(field: &Field, tagged: &str) -> Option<String> {
     // Of owners only kind and name are shown.
-    if *field == Field::Owner && !tagged.starts_with(KIND_AND_NAME) {
+    if matches!(field, Field::Owner | Field::OwnerChain) && !tagged.starts_with(KIND_AND_NAME) {
         return None;
     }
     match (field, scalar(field, tagged)?) {

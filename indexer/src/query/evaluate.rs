@@ -43,6 +43,11 @@ impl Evaluator {
         &self.expression
     }
 
+    /// The same moment, asked for something else.
+    pub fn asking(&self, expression: Expression) -> Self {
+        Self { expression, now: self.now }
+    }
+
     /// Whether the object passes, if that can be told without opening it.
     pub fn on_facts(&self, facts: &Facts<'_>) -> Option<bool> {
         self.decide(&self.expression, facts)
@@ -103,7 +108,7 @@ impl Evaluator {
         }
         match &clause.field {
             Field::Uid => document.uid().is_some_and(passes),
-            Field::Owner => document.owners().iter().any(|owner| passes(owner)),
+            Field::Owner | Field::OwnerChain => document.owners().iter().any(|owner| passes(owner)),
             Field::Image => document.images().into_iter().any(passes),
             Field::Created => document.created().is_some_and(|created| self.time_passes(&clause.test, created)),
             Field::Annotation(key) => document.annotation(key).is_some_and(passes),
@@ -274,7 +279,16 @@ fn score(expression: &Expression, document: &Document) -> u32 {
 impl Field {
     /// Whether its values are known without opening the object.
     pub fn is_known_unopened(&self) -> bool {
-        !matches!(self, Self::Uid | Self::Owner | Self::Image | Self::Created | Self::Annotation(_) | Self::Path(_))
+        !matches!(
+            self,
+            Self::Uid
+                | Self::Owner
+                | Self::OwnerChain
+                | Self::Image
+                | Self::Created
+                | Self::Annotation(_)
+                | Self::Path(_)
+        )
     }
 }
 
@@ -310,7 +324,7 @@ pub fn field_texts(field: &Field, facts: &Facts<'_>, document: Option<&Document>
     let Some(document) = document else { return Vec::new() };
     match field {
         Field::Uid => document.uid().map(str::to_owned).into_iter().collect(),
-        Field::Owner => document.owners().into_iter().skip(1).step_by(3).collect(),
+        Field::Owner | Field::OwnerChain => document.owners().into_iter().skip(1).step_by(3).collect(),
         Field::Image => document.images().into_iter().map(str::to_owned).collect(),
         Field::Created => document.created().map(|created| created.to_string()).into_iter().collect(),
         Field::Annotation(key) => document.annotation(key).map(str::to_owned).into_iter().collect(),

@@ -89,6 +89,11 @@ impl Order {
         Ok(Self(orders.into()))
     }
 
+    /// By kind, namespace, name and cluster alone.
+    pub(crate) fn by_identity() -> Self {
+        Self([].into())
+    }
+
     /// The fields it sorts by.
     pub fn fields(&self) -> impl Iterator<Item = &Field> {
         self.0.iter().filter_map(|order| match &order.by {

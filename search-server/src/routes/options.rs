@@ -50,7 +50,7 @@ impl CacheOptions {
         }
         check_version(&list)?;
         let mut filter = Filter::default();
-        read_label_selector(list.label_selector.as_deref().unwrap_or_default(), &mut filter)?;
+        let selected = read_label_selector(list.label_selector.as_deref().unwrap_or_default(), &mut filter)?;
         read_field_selector(list.field_selector.as_deref().unwrap_or_default(), &mut filter)?;
         let page = match list.continue_token.as_str() {
             "" => None,
@@ -58,7 +58,7 @@ impl CacheOptions {
         };
         Ok(Self {
             filter,
-            clusters: parameter("cluster").map(|names| read_clusters(&names)).transpose()?,
+            clusters: both(parameter("cluster").map(|names| read_clusters(&names)).transpose()?, selected),
             limit: usize::try_from(list.limit).ok().filter(|limit| *limit > 0),
             page,
             include_object: IncludeObject::parse(query)?,
@@ -125,10 +125,37 @@ pub(super) fn read_clusters(names: &str) -> Result<BTreeSet<ClusterName>, ApiErr
     Ok(clusters)
 }
 
-fn read_label_selector(text: &str, filter: &mut Filter) -> Result<(), ApiError> {
+/// Labels of this group are no labels of objects, but what plain kubectl can say of a request.
+const OWN_LABELS: &str = "search.karmada.io/";
+
+/// Those that both name; where one says nothing, those of the other.
+fn both(one: Option<BTreeSet<ClusterName>>, other: Option<BTreeSet<ClusterName>>) -> Option<BTreeSet<ClusterName>> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.intersection(&other).cloned().collect()),
+        (one, other) => one.or(other),
+    }
+}
+
+/// Reads a label selector; returns the clusters that it names.
+fn read_label_selector(text: &str, filter: &mut Filter) -> Result<Option<BTreeSet<ClusterName>>, ApiError> {
+    let mut clusters = None;
     let selector = LabelSelector::parse(text).map_err(|error| refuse(error.to_string()))?;
     for requirement in selector.requirements() {
         let values = || requirement.values().to_vec();
+        match (requirement.key().strip_prefix(OWN_LABELS), requirement.operator()) {
+            (None, _) => {}
+            (Some("cluster" | "clusters"), LabelOperator::In) => {
+                let named = values().into_iter().map(ClusterName::from).collect();
+                clusters = both(clusters, Some(named));
+                continue;
+            }
+            (Some(_), _) => {
+                let key = requirement.key();
+                return Err(refuse(format!(
+                    "labelSelector: {key}: of {OWN_LABELS} there are only {OWN_LABELS}cluster=NAME and {OWN_LABELS}cluster in (A,B)"
+                )));
+            }
+        }
         let test = match requirement.operator() {
             LabelOperator::In => LabelTest::In(values()),
             LabelOperator::NotIn => LabelTest::NotIn(values()),
@@ -139,7 +166,7 @@ fn read_label_selector(text: &str, filter: &mut Filter) -> Result<(), ApiError> 
         };
         filter.labels.push(LabelCondition { key: requirement.key().to_owned(), test });
     }
-    Ok(())
+    Ok(clusters)
 }
 
 fn bound(values: &[String]) -> Result<i64, ApiError> {

@@ -25,6 +25,7 @@ use indexer::query::evaluate::Evaluator;
 use indexer::resource::ClusterName;
 use indexer::search::facets::{Facet, TooManyValues, count};
 use indexer::search::order::{Order, SortKey};
+use indexer::search::owners::{OwnersError, resolve};
 use indexer::search::{Page, Question, Scope, answer};
 use indexer::status::{Notice, notices};
 use indexer::view::Query;
@@ -82,6 +83,10 @@ fn scope(state: &SearchState, parameters: &Parameters) -> Result<Scope, ApiError
     Ok(Scope { evaluator, clusters, deadline: Instant::now() })
 }
 
+fn refused_owners(error: &OwnersError) -> ApiError {
+    ApiError::bad_request(format!("q: {error}"))
+}
+
 /// Where a page begins, and what question it belongs to: another one's token would give other objects.
 #[derive(Serialize, Deserialize)]
 struct Token {
@@ -135,9 +140,10 @@ pub(super) async fn objects(state: &SearchState, headers: &HeaderMap, query: &st
     let (cache, index) = (Arc::clone(&state.cache), Arc::clone(&state.index));
     let answering = move || {
         question.scope.deadline = Instant::now() + DEADLINE;
-        answer(&cache, &index, &question)
+        question.scope = resolve(&cache, &index, &question.scope)?;
+        Ok(answer(&cache, &index, &question))
     };
-    let page = state.turns.take(answering).await?;
+    let page = state.turns.take(answering).await?.map_err(|error: OwnersError| refused_owners(&error))?;
     let lacks = state_of(state, clusters.as_ref());
     let is_partial = page.is_partial;
     let metadata = metadata(&page, counts, |after| Token { q: asked, order: order_by, after }.encode());
@@ -204,9 +210,10 @@ pub(super) async fn facets(state: &SearchState, query: &str) -> Result<Response,
     let (cache, index) = (Arc::clone(&state.cache), Arc::clone(&state.index));
     let counting = move || {
         scope.deadline = Instant::now() + DEADLINE;
-        count(&cache, &index, &scope, &fields, size)
+        let scope = resolve(&cache, &index, &scope)?;
+        Ok(count(&cache, &index, &scope, &fields, size))
     };
-    let counted = state.turns.take(counting).await?;
+    let counted = state.turns.take(counting).await?.map_err(|error: OwnersError| refused_owners(&error))?;
     let counted = counted.map_err(|error: TooManyValues| ApiError::bad_request(format!("by: {error}")))?;
     let list = FacetList {
         kind: "FacetList",
