@@ -1,13 +1,16 @@
 //! Where the index is kept, and what Tantivy is told of it.
 
+use std::fmt::{Display, Formatter};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use tantivy::directory::MmapDirectory;
+use tantivy::directory::{Directory, MmapDirectory, RamDirectory};
 use tantivy::schema::{
     FAST, Field, INDEXED, IndexRecordOption, NumericOptions, Schema, TextFieldIndexing, TextOptions,
 };
 use tantivy::tokenizer::{TextAnalyzer, TokenizerManager};
+
+use tempfile::TempDir;
 
 use super::IndexError;
 use super::terms::TermSplitter;
@@ -40,51 +43,100 @@ fn schema() -> (Schema, Fields) {
     (schema.build(), Fields { terms, fingerprint, identity })
 }
 
-/// Keeps other processes from a folder while it lives.
-///
-/// # Errors
-/// If another process has it, or the folder can't be written.
-pub(super) fn lock(folder: &Path) -> Result<File, IndexError> {
-    let in_folder = |error| IndexError::Folder { folder: folder.to_path_buf(), error };
-    std::fs::create_dir_all(folder).map_err(in_folder)?;
-    let file = File::options().create(true).append(true).open(folder.join(LOCK)).map_err(in_folder)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(IndexError::InUse(folder.to_path_buf())),
-        Err(TryLockError::Error(error)) => Err(in_folder(error)),
+/// Where an index is.
+pub(super) enum Place {
+    /// In a folder that outlives the process. Nobody else has it while the lock is held.
+    Kept { folder: PathBuf, _lock: File },
+    /// In a folder that is gone with the process.
+    Passing(TempDir),
+    /// Where nothing can be written to a disk.
+    Memory(RamDirectory),
+}
+
+impl Display for Place {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Kept { folder, .. } => write!(formatter, "{}", folder.display()),
+            Self::Passing(folder) => write!(formatter, "{}, until the process ends", folder.path().display()),
+            Self::Memory(_) => formatter.write_str("memory"),
+        }
     }
 }
 
-/// Opens the index in a folder; what can't be opened or is damaged is removed and begun anew. Also tells why it was, if it was.
-///
-/// # Errors
-/// If the folder can't be written.
-pub(super) fn open(folder: &Path) -> Result<(tantivy::Index, Fields, Option<String>), IndexError> {
-    let place = place(folder);
-    std::fs::create_dir_all(&place).map_err(|error| IndexError::Folder { folder: place.clone(), error })?;
-    let damage = match open_existing(&place) {
-        Ok(index) => return Ok((index, schema().1, None)),
-        Err(damage) => damage,
-    };
-    remove(folder)?;
-    std::fs::create_dir_all(&place).map_err(|error| IndexError::Folder { folder: place.clone(), error })?;
-    Ok((open_existing(&place)?, schema().1, Some(damage.to_string())))
+impl Place {
+    /// Takes the folder; without one, a passing place.
+    ///
+    /// # Errors
+    /// If another process has the folder, or it can't be written.
+    pub(super) fn take(folder: Option<&Path>) -> Result<Self, IndexError> {
+        let Some(folder) = folder else {
+            return Ok(match tempfile::Builder::new().prefix("fleetglass-index-").tempdir() {
+                Ok(folder) => Self::Passing(folder),
+                Err(error) => {
+                    let folder = std::env::temp_dir();
+                    tracing::warn!(%error, folder = %folder.display(), "the search index is kept in memory");
+                    Self::Memory(RamDirectory::create())
+                }
+            });
+        };
+        let in_folder = |error| IndexError::Folder { folder: folder.to_path_buf(), error };
+        std::fs::create_dir_all(folder).map_err(in_folder)?;
+        let file = File::options().create(true).append(true).open(folder.join(LOCK)).map_err(in_folder)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self::Kept { folder: folder.to_path_buf(), _lock: file }),
+            Err(TryLockError::WouldBlock) => Err(IndexError::InUse(folder.to_path_buf())),
+            Err(TryLockError::Error(error)) => Err(in_folder(error)),
+        }
+    }
+
+    /// Opens what is there; what can't be opened or is damaged is removed and begun anew. Also tells why it was, if it was.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub(super) fn open(&self) -> Result<(tantivy::Index, Fields, Option<String>), IndexError> {
+        let fields = schema().1;
+        let folder = match self {
+            Self::Kept { folder, .. } => folder.as_path(),
+            Self::Passing(folder) => folder.path(),
+            Self::Memory(memory) => return Ok((with_tokenizers(memory.clone())?, fields, None)),
+        };
+        match open_existing(folder) {
+            Ok(index) => Ok((index, fields, None)),
+            Err(damage) => {
+                remove(folder)?;
+                Ok((open_existing(folder)?, fields, Some(damage.to_string())))
+            }
+        }
+    }
+
+    /// Bytes that the index takes.
+    pub(super) fn size(&self) -> u64 {
+        let folder = match self {
+            Self::Kept { folder, .. } => folder.as_path(),
+            Self::Passing(folder) => folder.path(),
+            Self::Memory(memory) => return memory.total_mem_usage() as u64,
+        };
+        let files = std::fs::read_dir(folder.join(FORM)).into_iter().flatten().flatten();
+        files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
+    }
 }
 
-fn open_existing(place: &Path) -> Result<tantivy::Index, IndexError> {
-    let directory = MmapDirectory::open(place).map_err(tantivy::TantivyError::from)?;
-    let mut index = tantivy::Index::open_or_create(directory, schema().0)?;
-    let tokenizers = TokenizerManager::default();
-    tokenizers.register(TERMS, TextAnalyzer::builder(TermSplitter::default()).build());
-    index.set_tokenizers(tokenizers);
+fn open_existing(folder: &Path) -> Result<tantivy::Index, IndexError> {
+    let folder = folder.join(FORM);
+    std::fs::create_dir_all(&folder).map_err(|error| IndexError::Folder { folder: folder.clone(), error })?;
+    let index = with_tokenizers(MmapDirectory::open(&folder).map_err(tantivy::TantivyError::from)?)?;
     if !index.validate_checksum()?.is_empty() {
         return Err(IndexError::Damaged("a file's checksum is wrong"));
     }
     Ok(index)
 }
 
-fn place(folder: &Path) -> PathBuf {
-    folder.join(FORM)
+fn with_tokenizers(directory: impl Into<Box<dyn Directory>>) -> Result<tantivy::Index, IndexError> {
+    let mut index = tantivy::Index::open_or_create(directory, schema().0)?;
+    let tokenizers = TokenizerManager::default();
+    tokenizers.register(TERMS, TextAnalyzer::builder(TermSplitter::default()).build());
+    index.set_tokenizers(tokenizers);
+    Ok(index)
 }
 
 /// Removes the index from a folder; what else is in there stays.
@@ -92,15 +144,9 @@ fn place(folder: &Path) -> PathBuf {
 /// # Errors
 /// If it can't be removed.
 pub(super) fn remove(folder: &Path) -> Result<(), IndexError> {
-    let place = place(folder);
-    match std::fs::remove_dir_all(&place) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(IndexError::Folder { folder: place, error }),
+    let folder = folder.join(FORM);
+    match std::fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(IndexError::Folder { folder, error }),
         _ => Ok(()),
     }
-}
-
-/// Bytes that the index takes in a folder.
-pub(super) fn size(folder: &Path) -> u64 {
-    let files = std::fs::read_dir(place(folder)).into_iter().flatten().flatten();
-    files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
 }

@@ -6,8 +6,6 @@
 //! look at the objects.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs::File;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,7 +14,7 @@ use tantivy::schema::TantivyDocument;
 use tantivy::{IndexReader, IndexWriter, ReloadPolicy, Term};
 use tokio_util::sync::CancellationToken;
 
-use super::directory::{self, Fields};
+use super::directory::{self, Fields, Place};
 use super::segment::{Identity, Segment};
 use super::terms::{self, PartKey};
 use super::{Committed, Index, IndexError, IndexSettings, IndexState, Position};
@@ -134,11 +132,9 @@ pub(super) struct Follower {
     pending: u64,
     /// Objects deleted since the last commit, which readers of the last one still see.
     deleted: HashSet<u64, ahash::RandomState>,
-    folder: PathBuf,
     disk: Option<u64>,
-    _lock: File,
-    /// A folder of its own goes with it.
-    _own_folder: Option<tempfile::TempDir>,
+    // Last, so that its folder goes when nobody writes there any more.
+    place: Place,
 }
 
 impl Follower {
@@ -147,19 +143,10 @@ impl Follower {
         index: Arc<Index>,
         stop: CancellationToken,
     ) -> Result<Self, IndexError> {
-        let own_folder = match settings.folder {
-            Some(_) => None,
-            None => Some(tempfile::Builder::new().prefix("fleetglass-index-").tempdir()?),
-        };
-        let folder = match (&settings.folder, &own_folder) {
-            (Some(folder), _) => folder.clone(),
-            (None, Some(own)) => own.path().to_path_buf(),
-            (None, None) => std::env::temp_dir(),
-        };
-        let lock = directory::lock(&folder)?;
-        let (tantivy, fields, damage) = directory::open(&folder)?;
+        let place = Place::take(settings.folder.as_deref())?;
+        let (tantivy, fields, damage) = place.open()?;
         if let Some(damage) = damage {
-            tracing::warn!(%damage, folder = %folder.display(), "the search index was thrown away and is built anew");
+            tracing::warn!(%damage, %place, "the search index was thrown away and is built anew");
             index.counters.rebuilds.fetch_add(1, Ordering::Relaxed);
         }
         let writer = tantivy.writer_with_num_threads(1, settings.memory)?;
@@ -167,11 +154,7 @@ impl Follower {
         let committed = Committed { segments: open_segments(&reader, &fields, &[])?, positions: HashMap::new() };
         let leftovers: BTreeSet<PartKey> =
             committed.segments.iter().flat_map(|segment| segment.parts.iter().map(|(part, _)| part.clone())).collect();
-        tracing::info!(
-            folder = %folder.display(),
-            documents = committed.documents(),
-            "following the cache with the search index"
-        );
+        tracing::info!(%place, documents = committed.documents(), "following the cache with the search index");
         index.set_state(IndexState::Following);
         Ok(Self {
             index,
@@ -184,10 +167,8 @@ impl Follower {
             opened: Instant::now(),
             pending: 0,
             deleted: HashSet::default(),
-            folder,
             disk: settings.disk,
-            _lock: lock,
-            _own_folder: own_folder,
+            place,
         })
     }
 
@@ -463,7 +444,7 @@ impl Follower {
     }
 
     fn check_size(&self) -> Result<(), IndexError> {
-        let size = directory::size(&self.folder);
+        let size = self.place.size();
         self.index.counters.bytes.store(size, Ordering::Relaxed);
         match self.disk {
             Some(limit) if size > limit => Err(IndexError::TooLarge { size, limit }),

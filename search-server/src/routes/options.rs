@@ -151,7 +151,8 @@ fn read_label_selector(text: &str, filter: &mut Filter) -> Result<Option<BTreeSe
             }
             (Some(_), _) => {
                 let key = requirement.key();
-                return Err(refuse(format!(
+                // No request of the original's: so it is refused as API servers do, which kubectl shows.
+                return Err(ApiError::bad_request(format!(
                     "labelSelector: {key}: of {OWN_LABELS} there are only {OWN_LABELS}cluster=NAME and {OWN_LABELS}cluster in (A,B)"
                 )));
             }
