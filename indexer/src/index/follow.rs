@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::directory::{self, Fields, Place};
 use super::segment::{Identity, Segment};
-use super::terms::{self, PartKey};
+use super::terms::{self, PartKey, Terms};
 use super::{Committed, Index, IndexError, IndexSettings, IndexState, Position};
 use crate::cache::{Cache, Change, FeedItem, Part, ResourceCache};
 use crate::codec::Decoder;
@@ -404,7 +404,7 @@ impl Follower {
             Err(_) => None,
         };
         let mut row = TantivyDocument::new();
-        row.add_text(self.fields.terms, terms::of_object(&term, &part.resource, document.as_ref()));
+        row.add_text(self.fields.terms, scratch.terms.of(&term, &part.resource, document.as_ref()));
         row.add_u64(self.fields.fingerprint, entry.version().fingerprint);
         row.add_text(self.fields.identity, Identity::text(part, kind, entry.namespace(), entry.name()));
         self.writer.add_document(row)?;
@@ -456,6 +456,7 @@ impl Follower {
 #[derive(Default)]
 struct Scratch {
     object: Vec<u8>,
+    terms: Terms,
 }
 
 fn open_segments(

@@ -217,25 +217,9 @@ pub(super) fn may_be_alike(tagged: &str) -> bool {
     tagged.starts_with([BOOL, NUMBER])
 }
 
-/// The terms of an object, in one text. Without the document, an object that always has to be looked at.
-pub(super) fn of_object(part: &str, resource: &GroupVersionResource, document: Option<&Document>) -> String {
-    let mut terms = Terms::default();
-    terms.push(part);
-    terms.push(&resource_term(resource));
-    match document {
-        Some(document) => terms.add_document(document),
-        None => (terms.lacks_values, terms.lacks_words) = (true, true),
-    }
-    for (lacks, term) in [(terms.lacks_values, LACKS_VALUES), (terms.lacks_words, LACKS_WORDS)] {
-        if lacks {
-            terms.push(term);
-        }
-    }
-    terms.text
-}
-
+/// Collects the terms of one object after the other.
 #[derive(Default)]
-struct Terms {
+pub(super) struct Terms {
     text: String,
     values: usize,
     words: HashSet<String, ahash::RandomState>,
@@ -244,6 +228,25 @@ struct Terms {
 }
 
 impl Terms {
+    /// The terms of an object, in one text. Without the document, an object that always has to be looked at.
+    pub(super) fn of(&mut self, part: &str, resource: &GroupVersionResource, document: Option<&Document>) -> &str {
+        // What was allocated for the last object is used again.
+        self.text.clear();
+        self.words.clear();
+        (self.values, self.lacks_values, self.lacks_words) = (0, document.is_none(), document.is_none());
+        self.push(part);
+        self.push(&resource_term(resource));
+        if let Some(document) = document {
+            self.add_document(document);
+        }
+        for (lacks, term) in [(self.lacks_values, LACKS_VALUES), (self.lacks_words, LACKS_WORDS)] {
+            if lacks {
+                self.push(term);
+            }
+        }
+        &self.text
+    }
+
     fn push(&mut self, term: &str) {
         self.text.push_str(term);
         self.text.push(SEPARATOR);
