@@ -156,7 +156,7 @@ fn page(lookup: &Lookup<'_>, question: &Question) -> Result<Page, IndexError> {
             best.keep(key, Place::Entry(passing.at, passing.entry.clone()));
         }
         true
-    });
+    })?;
     let passed = best.passed;
     let ranked = best.kept.into_sorted_vec();
     let next = ranked.last().map(|last| last.key().clone());

@@ -115,7 +115,7 @@ impl<'a> Counter<'a> {
                 }
             }
             true
-        });
+        })?;
         Ok((self, is_complete))
     }
 

@@ -224,30 +224,31 @@ impl<'a> Lookup<'a> {
         scope: &Scope,
         known: &[Known],
         mut found: impl FnMut(Passing<'_>, &mut Vec<u8>) -> bool,
-    ) -> bool {
+    ) -> Result<bool, IndexError> {
         let part = |at: usize| self.candidates.parts.get(at);
         let scanned = self.scanned.iter().filter_map(|at| Some((*at, part(*at)?)));
-        let scanned = scanned.flat_map(|(at, part)| part.part.objects.iter().map(move |entry| (at, entry.clone())));
+        let scanned = scanned.flat_map(|(at, part)| part.part.objects.iter().map(move |entry| Ok((at, entry.clone()))));
         let changed = self.changed.iter().filter_map(|(at, namespace, name)| {
-            part(*at)?.part.objects.get(&EntryKey::new(namespace, name)).map(|entry| (*at, entry.clone()))
+            part(*at)?.part.objects.get(&EntryKey::new(namespace, name)).map(|entry| Ok((*at, entry.clone())))
         });
         let opened = known.iter().enumerate().flat_map(|(segment, known)| {
-            known.opened.iter().filter_map(move |document| self.resolve(segment, document).ok())
+            known.opened.iter().map(move |document| self.resolve(segment, document))
         });
         let mut looker = Looker { scope, scratch: Vec::new(), looked_at: 0 };
-        for (at, entry) in scanned.chain(changed).chain(opened) {
+        for object in scanned.chain(changed).chain(opened) {
+            let (at, entry) = object?;
             let Some(candidate) = part(at) else { continue };
             match looker.look(at, candidate, &entry) {
-                Looked::Late => return false,
+                Looked::Late => return Ok(false),
                 Looked::Fails => {}
                 Looked::Passes(passing) => {
                     if !found(passing, &mut looker.scratch) {
-                        return true;
+                        return Ok(true);
                     }
                 }
             }
         }
-        true
+        Ok(true)
     }
 }
 
