@@ -67,6 +67,9 @@ pub enum IndexError {
         /// Bytes that it may take.
         limit: u64,
     },
+    /// An object of the cache can't be opened.
+    #[error("{0}")]
+    Codec(#[from] crate::codec::CodecError),
     /// A query's time is up. Nothing is wrong with the index.
     #[error("the query's time is up")]
     Late,
@@ -188,17 +191,17 @@ impl Committed {
     fn fingerprints(&self, part: &PartKey) -> impl Iterator<Item = u64> + '_ {
         let part = part.clone();
         self.segments.iter().flat_map(move |segment| {
-            let documents = segment.parts.iter().find(|(known, _)| *known == part).map(|(_, documents)| documents);
-            documents.into_iter().flatten().filter_map(|document| segment.fingerprint(document))
+            let documents = segment.documents_of_part(&part).into_iter().flatten();
+            documents.filter_map(|document| segment.fingerprint(document))
         })
     }
 
-    /// Whether there is a document of this fingerprint.
-    fn has(&self, fingerprint: u64) -> bool {
+    /// Whether there is a document of this fingerprint in a part.
+    fn has(&self, part: &PartKey, fingerprint: u64) -> bool {
         self.segments.iter().any(|segment| {
-            segment
-                .with_fingerprint(fingerprint)
-                .any(|document| segment.parts.iter().any(|(_, documents)| documents.contains(document)))
+            let documents = segment.documents_of_part(part);
+            let is_there = |document| documents.is_some_and(|documents| documents.contains(document));
+            segment.with_fingerprint(fingerprint).any(is_there)
         })
     }
 }

@@ -1,6 +1,6 @@
 //! How many documents of a segment have which value of a field.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use roaring::RoaringBitmap;
 
@@ -16,10 +16,13 @@ pub(crate) type Counts<'a> = &'a mut dyn FnMut(String, u64) -> bool;
 impl Matcher<'_> {
     /// Counts documents by a field's values; false if who counts wants no more.
     pub(crate) fn count(&self, documents: &RoaringBitmap, field: &Field, add: Counts<'_>) -> Result<bool, IndexError> {
+        let mut shared: BTreeMap<&str, u64> = BTreeMap::new();
         for (part, served, of_part) in self.parts() {
             let Some(text) = shared_by_all(field, &part.cluster, served) else { continue };
-            let count = of_part.intersection_len(documents);
-            if count > 0 && !add(text.to_owned(), count) {
+            *shared.entry(text).or_default() += of_part.intersection_len(documents);
+        }
+        for (text, count) in shared.into_iter().filter(|(_, count)| *count > 0) {
+            if !add(text.to_owned(), count) {
                 return Ok(false);
             }
         }

@@ -16,7 +16,7 @@ use super::IndexError;
 use super::terms::TermSplitter;
 
 /// Of the documents' form: a folder of another one is not opened but made anew.
-const FORM: &str = "objects-2";
+const FORM: &str = "objects-3";
 const LOCK: &str = "fleetglass.lock";
 const TERMS: &str = "terms";
 pub(super) const FINGERPRINT: &str = "fingerprint";

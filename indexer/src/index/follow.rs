@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tantivy::schema::TantivyDocument;
+use tantivy::query::{BooleanQuery, Query, TermQuery};
+use tantivy::schema::{IndexRecordOption, TantivyDocument};
 use tantivy::{IndexReader, IndexWriter, ReloadPolicy, Term};
 use tokio_util::sync::CancellationToken;
 
@@ -53,8 +54,11 @@ pub async fn follow(cache: Arc<Cache>, index: Arc<Index>, settings: IndexSetting
         }
         index.set_state(IndexState::Failed(error.to_string()));
         tracing::error!(%error, "the search index can't be used; queries look at each object until it can");
-        if let IndexError::TooLarge { .. } = error {
+        if !matches!(error, IndexError::InUse(_)) {
+            // At once: where the disk is full, others need the room.
             remove(&settings);
+        }
+        if let IndexError::TooLarge { .. } = error {
             return;
         }
         if began.elapsed() > LONGEST_RETRY {
@@ -67,7 +71,6 @@ pub async fn follow(cache: Arc<Cache>, index: Arc<Index>, settings: IndexSetting
         if matches!(error, IndexError::InUse(_)) {
             continue;
         }
-        remove(&settings);
         index.counters.rebuilds.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -225,7 +228,6 @@ impl Follower {
     }
 
     fn take_in(&mut self, cache: &Arc<ResourceCache>) -> Result<(), IndexError> {
-        let decoder = cache.codec().decoder();
         let mut scratch = Scratch::default();
         loop {
             let position = self.committed.position(cache).map(|position| position.sequence);
@@ -235,6 +237,11 @@ impl Follower {
                 continue;
             };
             let Some(last) = changes.last().map(|item| item.sequence) else { break };
+            // Behind the changes: it knows every dictionary that they were made with.
+            let decoder = cache.codec().decoder();
+            if self.stop.is_cancelled() {
+                return Err(IndexError::Late);
+            }
             for item in &changes {
                 self.apply(cache, item, &decoder, &mut scratch)?;
             }
@@ -270,7 +277,7 @@ impl Follower {
                     position.unsettled.remove(&item.cluster);
                 }
             }
-            Change::Deleted { previous, .. } => self.delete_object(previous.version().fingerprint),
+            Change::Deleted { previous, .. } => self.delete_object(&part, previous.version().fingerprint),
             Change::Upserted { entry, previous, .. } => {
                 let fingerprint = entry.version().fingerprint;
                 let previous = previous.as_ref().map(|previous| previous.version().fingerprint);
@@ -278,7 +285,7 @@ impl Follower {
                     return Ok(());
                 }
                 if let Some(previous) = previous {
-                    self.delete_object(previous);
+                    self.delete_object(&part, previous);
                 }
                 if !self.has_from_earlier(&part, fingerprint)
                     && let Some(kind) = cache.part(&item.cluster).map(|part| part.served.kind)
@@ -292,7 +299,7 @@ impl Follower {
 
     /// Whether an earlier run has left the object in this very state.
     fn has_from_earlier(&self, part: &PartKey, fingerprint: u64) -> bool {
-        self.leftovers.contains(part) && !self.deleted.contains(&fingerprint) && self.committed.has(fingerprint)
+        self.leftovers.contains(part) && !self.deleted.contains(&fingerprint) && self.committed.has(part, fingerprint)
     }
 
     /// Brings a resource in step by its present state.
@@ -325,7 +332,7 @@ impl Follower {
                 continue;
             }
             if part.sync.synced || !self.leftovers.contains(&key) {
-                self.delete_others(part, known);
+                self.delete_others(&key, part, known);
                 self.leftovers.remove(&key);
             }
         }
@@ -361,31 +368,34 @@ impl Follower {
     fn settle(&mut self, cache: &Arc<ResourceCache>) -> Result<(), IndexError> {
         let Some(position) = self.committed.position(cache) else { return Ok(()) };
         let (sequence, waiting) = (position.sequence, position.unsettled.clone());
-        for cluster in waiting {
-            let snapshot = cache.snapshot(Some(&BTreeSet::from([cluster.clone()])));
-            // Not in step with the feed: the next round is.
-            if snapshot.sequence != sequence {
-                continue;
-            }
-            let key = PartKey { cluster: cluster.clone(), resource: cache.resource().clone() };
-            let Some(part) = snapshot.parts.get(&cluster).filter(|part| part.sync.synced) else { continue };
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let snapshot = cache.snapshot(Some(&waiting));
+        // Not in step with the feed: the next round is.
+        if snapshot.sequence != sequence {
+            return Ok(());
+        }
+        let settled: Vec<_> = snapshot.parts.iter().filter(|(_, part)| part.sync.synced).collect();
+        for (cluster, part) in &settled {
+            let key = PartKey { cluster: (*cluster).clone(), resource: cache.resource().clone() };
             let known = self.committed.fingerprints(&key).collect();
-            self.delete_others(part, known);
+            self.delete_others(&key, part, known);
             self.leftovers.remove(&key);
-            self.commit()?;
-            if let Some(position) = self.committed.positions.get_mut(cache.resource()) {
-                position.unsettled.remove(&cluster);
-            }
+        }
+        self.commit()?;
+        if let Some(position) = self.committed.positions.get_mut(cache.resource()) {
+            position.unsettled.retain(|waiting| !settled.iter().any(|(cluster, _)| *cluster == waiting));
         }
         Ok(())
     }
 
-    fn delete_others(&mut self, part: &Part, mut known: HashSet<u64, ahash::RandomState>) {
+    fn delete_others(&mut self, key: &PartKey, part: &Part, mut known: HashSet<u64, ahash::RandomState>) {
         for entry in &part.objects {
             known.remove(&entry.version().fingerprint);
         }
         for fingerprint in known {
-            self.delete_object(fingerprint);
+            self.delete_object(key, fingerprint);
         }
     }
 
@@ -399,10 +409,8 @@ impl Follower {
     ) -> Result<(), IndexError> {
         let Some(term) = part.term() else { return Ok(()) };
         scratch.object.clear();
-        let document = match decoder.append(entry.frame(), &mut scratch.object) {
-            Ok(()) => Document::read(&scratch.object),
-            Err(_) => None,
-        };
+        decoder.append(entry.frame(), &mut scratch.object)?;
+        let document = Document::read(&scratch.object);
         let mut row = TantivyDocument::new();
         row.add_text(self.fields.terms, scratch.terms.of(&term, &part.resource, document.as_ref()));
         row.add_u64(self.fields.fingerprint, entry.version().fingerprint);
@@ -413,9 +421,20 @@ impl Follower {
         Ok(())
     }
 
-    fn delete_object(&mut self, fingerprint: u64) {
+    /// Only of its own part: a member that found another object with this fingerprint must not reach any other.
+    fn delete_object(&mut self, part: &PartKey, fingerprint: u64) {
+        let Some(part) = part.term() else { return };
         self.deleted.insert(fingerprint);
-        self.delete(Term::from_field_u64(self.fields.fingerprint, fingerprint));
+        let term = |term| -> Box<dyn Query> { Box::new(TermQuery::new(term, IndexRecordOption::Basic)) };
+        let both = BooleanQuery::intersection(vec![
+            term(Term::from_field_u64(self.fields.fingerprint, fingerprint)),
+            term(Term::from_field_text(self.fields.terms, &part)),
+        ]);
+        // It fails for queries that no schema could answer only.
+        if let Err(error) = self.writer.delete_query(Box::new(both)) {
+            tracing::error!(%error, "an object was not taken out of the search index");
+        }
+        self.pending += 1;
     }
 
     fn delete(&mut self, term: Term) {

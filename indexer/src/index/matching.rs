@@ -53,6 +53,9 @@ impl Matcher<'_> {
     }
 
     fn of(&self, expression: &Expression) -> Result<Matches, IndexError> {
+        if Instant::now() >= self.deadline {
+            return Err(IndexError::Late);
+        }
         Ok(match expression {
             Expression::Everything => Matches::exactly(self.all.clone()),
             Expression::Not(part) => {
@@ -111,7 +114,8 @@ impl Matcher<'_> {
             }
         }
         let cut = self.segment.documents_of(&cut)?;
-        if clause.test == Test::Exists && clause.field != Field::Created {
+        // Of other fields, it may be another thing than a text that was cut.
+        if clause.test == Test::Exists && matches!(clause.field, Field::Path(_)) {
             sure |= &cut;
         }
         sure &= self.all;

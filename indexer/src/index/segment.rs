@@ -161,6 +161,13 @@ impl Segment {
         Identity::from_text(&text).ok_or(IndexError::Damaged("an identity can't be read"))
     }
 
+    /// The documents of a part, deleted ones left out.
+    pub(crate) fn documents_of_part(&self, part: &PartKey) -> Option<&RoaringBitmap> {
+        // Terms are in the order of the names that they are made of.
+        let at = self.parts.binary_search_by(|(known, _)| known.cmp(part)).ok()?;
+        self.parts.get(at).map(|(_, documents)| documents)
+    }
+
     /// The documents of one term, deleted ones among them; nothing if there is no such term.
     pub(crate) fn documents_of(&self, term: &str) -> Result<RoaringBitmap, IndexError> {
         let mut documents = RoaringBitmap::new();

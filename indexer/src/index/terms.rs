@@ -3,7 +3,7 @@
 //! ```text
 //! c CLUSTER ⋅ GROUP ⋅ VERSION ⋅ RESOURCE   the part of the cache that it is in
 //! r GROUP ⋅ VERSION ⋅ RESOURCE             the same over all clusters
-//! p STEP ⋅ STEP … | TAG VALUE              a value at a path; of arrays, each element's
+//! p STEP ⋅ STEP … | TAG VALUE              a value at a path; of arrays, each element's, with a tag that says so of texts
 //! i | s IMAGE      o | s NAME or UID      o | k KIND/NAME       images and owners, wherever they stand
 //! w WEIGHT WORD                            a word of its text, and how much that weighs
 //! x                                        some values are not among the terms
@@ -42,6 +42,7 @@ pub(super) const BEHIND_PARTS: &str = "d";
 pub(super) const LACKS_VALUES: &str = "x";
 pub(super) const LACKS_WORDS: &str = "y";
 
+const IN_ARRAY: char = 'a';
 const BOOL: char = 'b';
 const NULL_LABEL: char = 'e';
 const KIND_AND_NAME: char = 'k';
@@ -118,7 +119,7 @@ fn is_marker(character: char) -> bool {
 /// The tags of values that a field may have.
 fn tags(field: &Field) -> &'static [char] {
     match field {
-        Field::Path(_) => &[BOOL, NUMBER, OBJECT, TEXT],
+        Field::Path(_) => &[IN_ARRAY, BOOL, NUMBER, OBJECT, TEXT],
         Field::Label(_) => &[NULL_LABEL, TEXT],
         Field::Owner | Field::OwnerChain => &[KIND_AND_NAME, TEXT],
         _ => &[TEXT],
@@ -193,7 +194,7 @@ pub(super) fn scalar<'a>(field: &Field, tagged: &'a str) -> Option<Scalar<'a>> {
         BOOL => Some(Scalar::Bool(value == "true")),
         NUMBER => Some(Scalar::Number(value)),
         OBJECT => Some(Scalar::Object),
-        TEXT | KIND_AND_NAME | NULL_LABEL => Some(Scalar::Text(value)),
+        TEXT | IN_ARRAY | KIND_AND_NAME | NULL_LABEL => Some(Scalar::Text(value)),
         _ => None,
     }
 }
@@ -214,7 +215,15 @@ pub(super) fn shown_text(field: &Field, tagged: &str) -> Option<String> {
 
 /// Whether a text of the same letters may follow, with another tag: texts come last.
 pub(super) fn may_be_alike(tagged: &str) -> bool {
-    tagged.starts_with([BOOL, NUMBER])
+    tagged.starts_with([IN_ARRAY, BOOL, NUMBER])
+}
+
+/// Where a value stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stands {
+    AtRoot,
+    InField,
+    InArray,
 }
 
 /// Collects the terms of one object after the other.
@@ -254,7 +263,7 @@ impl Terms {
 
     fn add_document(&mut self, document: &Document) {
         let mut path = "p".to_owned();
-        self.add_below(document.root(), &mut path, true);
+        self.add_below(document.root(), &mut path, Stands::AtRoot);
         for image in document.images() {
             self.add_text("i", TEXT, image);
         }
@@ -265,15 +274,18 @@ impl Terms {
         document.texts(&mut |weight, text| self.add_words(weight, text));
     }
 
-    fn add_below(&mut self, value: &Value, path: &mut String, is_root: bool) {
+    fn add_below(&mut self, value: &Value, path: &mut String, stands: Stands) {
         match value {
             Value::Null if path.starts_with("pmetadata\u{1}labels\u{1}") => self.add_text(path, NULL_LABEL, ""),
             Value::Null => {}
             Value::Bool(truth) => self.add_text(path, BOOL, if *truth { "true" } else { "false" }),
             Value::Number(number) => self.add_text(path, NUMBER, &number.to_string()),
-            Value::String(text) => self.add_text(path, TEXT, text),
-            Value::Array(elements) => elements.iter().for_each(|element| self.add_below(element, path, is_root)),
+            Value::String(text) => self.add_text(path, if stands == Stands::InArray { IN_ARRAY } else { TEXT }, text),
+            Value::Array(elements) => {
+                elements.iter().for_each(|element| self.add_below(element, path, Stands::InArray));
+            }
             Value::Object(fields) => {
+                let is_root = stands == Stands::AtRoot;
                 if !is_root {
                     self.add_text(path, OBJECT, "");
                 }
@@ -290,7 +302,7 @@ impl Terms {
                         path.push(STEP);
                     }
                     path.push_str(name);
-                    self.add_below(value, path, false);
+                    self.add_below(value, path, Stands::InField);
                     path.truncate(end);
                 }
             }

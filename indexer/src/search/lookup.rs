@@ -29,8 +29,8 @@ pub(super) struct Lookup<'a> {
     indexed: HashMap<PartKey, usize, ahash::RandomState>,
     /// Candidates that it doesn't know.
     scanned: Vec<usize>,
-    /// States of objects that are in the index and no longer in the cache.
-    gone: Vec<u64>,
+    /// States of objects that are in the index and no longer in the cache: candidate, fingerprint.
+    gone: Vec<(usize, u64)>,
     /// Objects that have changed since: candidate, namespace, name.
     changed: BTreeSet<(usize, String, String)>,
 }
@@ -141,11 +141,11 @@ impl<'a> Lookup<'a> {
         match change {
             Change::Bookmark { .. } => {}
             Change::Left { .. } => drop(left.insert(at)),
-            Change::Deleted { previous, .. } => self.gone.push(previous.version().fingerprint),
+            Change::Deleted { previous, .. } => self.gone.push((at, previous.version().fingerprint)),
             Change::Upserted { entry, previous, .. } => {
                 let previous = previous.as_ref().map(|previous| previous.version().fingerprint);
                 if previous != Some(entry.version().fingerprint) {
-                    self.gone.extend(previous);
+                    self.gone.extend(previous.map(|previous| (at, previous)));
                     self.changed.insert((at, entry.namespace().to_owned(), entry.name().to_owned()));
                 }
             }
@@ -194,8 +194,10 @@ impl<'a> Lookup<'a> {
                 present |= documents;
             }
         }
-        for fingerprint in &self.gone {
-            for document in segment.with_fingerprint(*fingerprint) {
+        for (at, fingerprint) in &self.gone {
+            let part = self.candidates.parts.get(*at).and_then(|candidate| self.part(candidate));
+            let Some(of_part) = part.and_then(|part| segment.documents_of_part(&part)) else { continue };
+            for document in segment.with_fingerprint(*fingerprint).filter(|document| of_part.contains(*document)) {
                 present.remove(document);
             }
         }
@@ -231,9 +233,10 @@ impl<'a> Lookup<'a> {
         let changed = self.changed.iter().filter_map(|(at, namespace, name)| {
             part(*at)?.part.objects.get(&EntryKey::new(namespace, name)).map(|entry| Ok((*at, entry.clone())))
         });
-        let opened = known.iter().enumerate().flat_map(|(segment, known)| {
-            known.opened.iter().map(move |document| self.resolve(segment, document))
-        });
+        let opened = known
+            .iter()
+            .enumerate()
+            .flat_map(|(segment, known)| known.opened.iter().map(move |document| self.resolve(segment, document)));
         let mut looker = Looker { scope, scratch: Vec::new(), looked_at: 0 };
         for object in scanned.chain(changed).chain(opened) {
             let (at, entry) = object?;

@@ -6,13 +6,14 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use super::facets::count;
 use super::order::Order;
 use super::{Question, Scope, answer};
 use crate::cache::Cache;
 use crate::index::Index;
 use crate::query::document::Document;
 use crate::query::evaluate::Evaluator;
-use crate::query::{Expression, Field, FieldClause, Span, Test};
+use crate::query::{Expression, Field, FieldClause, Span, Test, parse};
 
 /// Owners that are followed, a clause.
 const MOST_OWNERS: usize = 2000;
@@ -27,6 +28,9 @@ pub enum OwnersError {
         "owner~:{0} owns more than {MOST_OWNERS} objects that may own others; narrow it, as by owner~:Kind/name and a cluster"
     )]
     TooMany(String),
+    /// Owners own owners, and so on.
+    #[error("owner~:{0} goes on for more than {MOST_STEPS} steps; begin nearer to what is owned")]
+    TooDeep(String),
     /// The deadline came first.
     #[error("what owner~:{0} owns was not found in time; narrow it, as by owner~:Kind/name and a cluster")]
     TooLong(String),
@@ -68,9 +72,6 @@ struct Owner {
 impl Owner {
     /// What it owns: unique ids of cloned clusters are the same.
     fn owns(&self) -> Expression {
-        let is = |field, text: &str| {
-            Expression::Field(FieldClause { field, test: Test::Is(text.to_owned()), span: Span::default() })
-        };
         Expression::All(vec![is(Field::Cluster, &self.cluster), is(Field::Owner, &self.uid)])
     }
 }
@@ -83,7 +84,7 @@ fn follow(cache: &Cache, index: &Index, scope: &Scope, clause: &FieldClause) -> 
         let found = found(cache, index, scope, asked, clause)?;
         let new: BTreeSet<Owner> = found.difference(&owners).cloned().collect();
         if new.is_empty() {
-            break;
+            return Ok(owners);
         }
         asked = Expression::Any(new.iter().map(Owner::owns).collect());
         owners.extend(new);
@@ -91,7 +92,29 @@ fn follow(cache: &Cache, index: &Index, scope: &Scope, clause: &FieldClause) -> 
             return Err(OwnersError::TooMany(clause.test.to_string()));
         }
     }
-    Ok(owners)
+    Err(OwnersError::TooDeep(clause.test.to_string()))
+}
+
+fn is(field: Field, text: &str) -> Expression {
+    Expression::Field(FieldClause { field, test: Test::Is(text.to_owned()), span: Span::default() })
+}
+
+/// There are more pods than of everything else, and few of them own something: only those that do are followed.
+fn may_own(cache: &Cache, index: &Index, scope: &Scope, clause: &FieldClause) -> Result<Expression, OwnersError> {
+    let is_pod = is(Field::Kind, "Pod");
+    let test = parse("owner:Pod/*").unwrap_or(Expression::Everything);
+    let scope = Scope { evaluator: scope.evaluator.asking(test), ..scope.clone() };
+    let owned = count(cache, index, &scope, &[Field::Owner], MOST_OWNERS);
+    let owners = owned.map_err(|_| OwnersError::TooMany(clause.test.to_string()))?;
+    let mut ways = vec![Expression::Not(Box::new(is_pod.clone()))];
+    for facet in owners.facets {
+        if facet.other > 0 {
+            return Err(OwnersError::TooMany(clause.test.to_string()));
+        }
+        let pods = facet.values.iter().filter_map(|value| value.value.strip_prefix("Pod/"));
+        ways.extend(pods.map(|name| Expression::All(vec![is_pod.clone(), is(Field::Name, name)])));
+    }
+    Ok(Expression::Any(ways))
 }
 
 fn found(
@@ -101,10 +124,7 @@ fn found(
     asked: Expression,
     clause: &FieldClause,
 ) -> Result<BTreeSet<Owner>, OwnersError> {
-    // Pods own nothing that is kept, and there are more of them than of everything else.
-    let is_pod =
-        Expression::Field(FieldClause { field: Field::Kind, test: Test::Is("Pod".to_owned()), span: Span::default() });
-    let asked = Expression::All(vec![Expression::Not(Box::new(is_pod)), asked]);
+    let asked = Expression::All(vec![may_own(cache, index, scope, clause)?, asked]);
     let evaluator: Evaluator = scope.evaluator.asking(asked);
     let order = Order::by_identity();
     let question = Question { scope: Scope { evaluator, ..scope.clone() }, order, limit: MOST_OWNERS + 1, after: None };
