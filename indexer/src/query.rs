@@ -244,9 +244,20 @@ fn write_escaped(formatter: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result 
     Ok(())
 }
 
+/// A key behind `label.`: there a `-` means nothing.
+fn write_key(formatter: &mut fmt::Formatter<'_>, key: &str) -> fmt::Result {
+    for character in key.chars() {
+        if character != '-' && is_special(character) {
+            formatter.write_str("\\")?;
+        }
+        write!(formatter, "{character}")?;
+    }
+    Ok(())
+}
+
 fn escaped_step(step: &str) -> String {
-    step.chars().fold(String::new(), |mut escaped, character| {
-        if character == '.' || is_special(character) {
+    step.chars().enumerate().fold(String::new(), |mut escaped, (at, character)| {
+        if character == '.' || (is_special(character) && (character != '-' || at == 0)) {
             escaped.push('\\');
         }
         escaped.push(character);
@@ -286,11 +297,11 @@ impl fmt::Display for Field {
         match self {
             Self::Label(key) => {
                 formatter.write_str("label.")?;
-                write_escaped(formatter, key)
+                write_key(formatter, key)
             }
             Self::Annotation(key) => {
                 formatter.write_str("annotation.")?;
-                write_escaped(formatter, key)
+                write_key(formatter, key)
             }
             Self::Path(steps) => {
                 let path: Vec<String> = steps.iter().map(|step| escaped_step(step)).collect();

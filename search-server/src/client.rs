@@ -2,6 +2,7 @@
 //!
 //! The server is reached like any Kubernetes API server, by a kubeconfig: directly, or through the control plane it is part of.
 
+use std::cell::Cell;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 use form_urlencoded::Serializer;
 use http::header::{ACCEPT, WARNING};
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use indexer::query::{QueryError, parse};
 use kube::client::Body;
@@ -52,23 +53,33 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 async fn ask(args: &SearchArgs, output: &mut (impl Write + IsTerminal)) -> Result<bool> {
     let query = args.query();
     parse(&query).map_err(|error| anyhow!("{}", pointed_out(&query, &error)))?;
-    if args.limit == 0 && matches!(args.output, Output::Json | Output::Yaml) {
-        bail!("--limit=0 goes with -o table, ndjson, csv or name: a list has one page, of {PAGE} objects at most");
+    let is_list = args.by.is_none() && !args.count && matches!(args.output, Output::Json | Output::Yaml);
+    if is_list && !(1..=PAGE).contains(&args.limit) {
+        bail!("a list has one page, of {PAGE} objects at most; take -o table, ndjson, csv or name for more");
     }
-    let server = Server(client(args).await?);
+    let server = Server { client: client(args).await?, is_partial: Cell::new(false) };
+    let found = show(&server, args, output).await?;
+    if server.is_partial.get() {
+        bail!("not all could be looked at");
+    }
+    Ok(found)
+}
+
+/// Shows what was asked for; whether something was found.
+async fn show(server: &Server, args: &SearchArgs, output: &mut (impl Write + IsTerminal)) -> Result<bool> {
     if let Some(by) = &args.by {
-        return facets(&server, args, by, output).await;
+        return facets(server, args, by, output).await;
     }
     if args.count {
-        return count(&server, args, output).await;
+        return count(server, args, output).await;
     }
     match args.output {
-        Output::Table => table(&server, args, output).await,
-        Output::Name => pages(&server, args, "ndjson", output, name_of).await,
-        Output::Ndjson => pages(&server, args, "ndjson", output, |line| Some(line.to_owned())).await,
-        Output::Csv => pages(&server, args, "csv", output, |line| Some(line.to_owned())).await,
-        Output::Json => list(&server, args, "json", output).await,
-        Output::Yaml => list(&server, args, "yaml", output).await,
+        Output::Table => table(server, args, output).await,
+        Output::Name => pages(server, args, "ndjson", output, name_of).await,
+        Output::Ndjson => pages(server, args, "ndjson", output, |line| Some(line.to_owned())).await,
+        Output::Csv => pages(server, args, "csv", output, |line| Some(line.to_owned())).await,
+        Output::Json => list(server, args, "json", output).await,
+        Output::Yaml => list(server, args, "yaml", output).await,
     }
 }
 
@@ -101,23 +112,35 @@ fn own_kubeconfig() -> Option<PathBuf> {
 }
 
 /// Who is asked.
-struct Server(Client);
+struct Server {
+    client: Client,
+    /// Whether an answer was cut by the server's deadline.
+    is_partial: Cell<bool>,
+}
 
 impl Server {
     async fn get(&self, what: &str, parameters: &[(&str, &str)], accept: &str) -> Result<(HeaderMap, String)> {
         let given = parameters.iter().filter(|(_, value)| !value.is_empty());
         let query = Serializer::new(String::new()).extend_pairs(given).finish();
         let request = Request::get(format!("{SEARCH}/{what}?{query}")).header(ACCEPT, accept).body(Body::empty())?;
-        let response = self.0.send(request).await.context("the server can't be reached")?;
+        let response = self.client.send(request).await.context("the server can't be reached")?;
         let (parts, body) = response.into_parts();
         let text = String::from_utf8(body.collect().await?.to_bytes().to_vec())?;
         if !parts.status.is_success() {
             let status: Value = serde_json::from_str(&text).unwrap_or_default();
             let message = status["message"].as_str().or_else(|| status["error"].as_str());
-            bail!("{}", message.map_or_else(|| format!("the server answers {}", parts.status), str::to_owned));
+            let message = message.map_or_else(|| format!("the server answers {}", parts.status), str::to_owned);
+            if parts.status == StatusCode::NOT_FOUND && message.contains("could not find") {
+                let own = default_kubeconfig();
+                bail!("{message}: this server has no search API; for one of your own: --kubeconfig {}", own.display());
+            }
+            bail!("{message}");
         }
         for warning in parts.headers.get_all(WARNING) {
             let text = warning.to_str().unwrap_or_default();
+            if text.contains("the answer is partial") {
+                self.is_partial.set(true);
+            }
             // As kubectl shows them: only what stands in quotes.
             let text = text.split_once('"').map_or(text, |(_, quoted)| quoted.trim_end_matches('"'));
             writeln!(std::io::stderr(), "Warning: {}", text.replace("\\\"", "\""))?;
@@ -148,7 +171,19 @@ impl Server {
 async fn list(server: &Server, args: &SearchArgs, format: &str, output: &mut impl Write) -> Result<bool> {
     let (_, text) = server.page(args, format, args.limit, "").await?;
     output.write_all(text.as_bytes())?;
-    Ok(!text.contains("\"items\":[]") && !text.ends_with("items:\n"))
+    let head = &text[..text.floor_char_boundary(text.find("items").unwrap_or(text.len()))];
+    let more = head.split_once("\"remainingItemCount\":").map(|(_, rest)| rest);
+    let more: Option<String> = more.map(|rest| rest.chars().take_while(char::is_ascii_digit).collect());
+    tell_of_more(more.as_deref())?;
+    Ok(!text.ends_with("\"items\":[]}\n") && !text.ends_with("items: []\n"))
+}
+
+/// Says that there is more than is shown.
+fn tell_of_more(more: Option<&str>) -> Result<()> {
+    if let Some(more) = more.filter(|more| !matches!(*more, "" | "0")) {
+        writeln!(std::io::stderr(), "{more} more; --limit says how many are shown, 0 for all")?;
+    }
+    Ok(())
 }
 
 /// Lines of as many pages as it takes, each as `show` has it.
@@ -164,22 +199,35 @@ async fn pages(
         let left = if args.limit == 0 { PAGE } else { args.limit - found };
         let (headers, text) = server.page(args, format, left, &token).await?;
         let is_first = token.is_empty();
-        let heads = usize::from(format == "csv");
-        for (at, line) in text.lines().enumerate() {
-            let is_head = at < heads;
-            if is_head && (!is_first || args.no_headers) {
-                continue;
-            }
-            if let Some(line) = show(line) {
-                writeln!(output, "{line}")?;
-            }
-            found += usize::from(!is_head);
-        }
+        found += match format {
+            "csv" => write_records(&text, is_first && !args.no_headers, output)?,
+            _ => write_lines(&text, &show, output)?,
+        };
         token = headers.get("x-continue").and_then(|token| token.to_str().ok()).unwrap_or_default().to_owned();
         if token.is_empty() || (args.limit > 0 && found >= args.limit) {
+            tell_of_more(headers.get("x-remaining-item-count").and_then(|more| more.to_str().ok()))?;
             return Ok(found > 0);
         }
     }
+}
+
+fn write_lines(text: &str, show: impl Fn(&str) -> Option<String>, output: &mut impl Write) -> Result<usize> {
+    for line in text.lines() {
+        if let Some(line) = show(line) {
+            writeln!(output, "{line}")?;
+        }
+    }
+    Ok(text.lines().count())
+}
+
+/// Rows as they came; a cell may have several lines.
+fn write_records(text: &str, has_head: bool, output: &mut impl Write) -> Result<usize> {
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    reader.headers()?;
+    let behind_head = usize::try_from(reader.position().byte())?;
+    let shown = if has_head { text } else { text.get(behind_head..).unwrap_or_default() };
+    output.write_all(shown.as_bytes())?;
+    Ok(reader.records().count())
 }
 
 /// `CLUSTER/NAMESPACE/KIND/NAME`, without a namespace where there is none.
@@ -208,11 +256,8 @@ async fn table(server: &Server, args: &SearchArgs, output: &mut (impl Write + Is
         }
         token = table["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
         if token.is_empty() || (args.limit > 0 && found >= args.limit) {
-            let more = table["metadata"]["remainingItemCount"].as_u64().filter(|more| *more > 0);
             aligned(output, &rows, !args.no_headers)?;
-            if let Some(more) = more {
-                writeln!(std::io::stderr(), "{more} more; --limit=0 shows all")?;
-            }
+            tell_of_more(table["metadata"]["remainingItemCount"].as_u64().map(|more| more.to_string()).as_deref())?;
             if found == 0 {
                 writeln!(std::io::stderr(), "Nothing was found.")?;
             }

@@ -37,7 +37,7 @@ impl Matcher<'_> {
             let Some(text) = terms::shown_text(field, tagged) else { return Ok(!is_late) };
             let mut found = term.documents()? & documents;
             if terms::may_be_alike(tagged) {
-                alike.insert(text, found);
+                *alike.entry(text).or_default() |= found;
                 return Ok(!is_late);
             }
             if let Some(other) = alike.remove(&text) {

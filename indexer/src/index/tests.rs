@@ -454,12 +454,14 @@ fn a_question_that_the_index_can_decide_opens_no_object() {
         assert_eq!((segment.lacks_values.len(), segment.lacks_words.len()), (0, 0));
     }
     for query in ["spec.replicas:1", "name:pod-7", "label.app:*", "-image:*x*", "pod", "kind:Pod cluster:east"] {
-        let expression = parse(query).unwrap();
-        // Without time, what has to be looked at is missing.
-        let mut scope = scope(&expression);
-        scope.deadline = std::time::Instant::now();
-        let order = Order::parse("name", &expression).unwrap();
-        let page = answer(&world.cache, &world.index, &Question { scope, order, limit: 100, after: None });
-        assert!(!page.is_partial, "{query}");
+        let evaluator = Evaluator::new(parse(query).unwrap(), NOW.parse().unwrap());
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        let served = world.cache.all()[0].part(&"east".into()).unwrap().served;
+        for segment in &committed.segments {
+            let all = segment.documents_of_part(&segment.parts[0].0).unwrap();
+            let (evaluator, served) = (&evaluator, &[Some(&served)]);
+            let matches = Matcher { segment, evaluator, all, served, deadline }.matches().unwrap();
+            assert_eq!(matches.sure, matches.possible, "{query}");
+        }
     }
 }

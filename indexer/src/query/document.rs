@@ -56,8 +56,13 @@ impl Document {
         if is_core && fields.get("kind").and_then(Value::as_str) == Some("Secret") {
             fields.retain(|name, _| matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "type" | "immutable"));
             if let Some(annotations) = value.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
-                // kubectl apply keeps the whole object there, what is secret included.
+                // Tools that apply objects keep the whole of them there, what is secret included.
                 annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+                annotations.retain(|_, value| {
+                    value
+                        .as_str()
+                        .is_some_and(|text| !text.trim_start().starts_with(['{', '[', '-']) && !text.contains('\n'))
+                });
             }
         }
         Some(Self(value))

@@ -55,7 +55,7 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Show it on two clusters that come along: nothing else is needed
     Demo(DemoArgs),
-    /// Ask a running server for objects, and show them
+    /// Ask a running server for objects, and show them; ends with 0 if something was found, 1 if nothing was, 2 on trouble
     Search(SearchArgs),
     /// Print the version
     Version,

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 /// Ask a running server. Exits with 0 if something was found, 1 if nothing was, 2 if it could not be asked.
 #[derive(Debug, Args)]
 pub struct SearchArgs {
-    /// What to look for, as 'image:*nginx* replicas:<2'; everything if empty
+    /// What to look for, as 'image:*nginx* spec.replicas:<2'; everything if empty. Quote it if it begins with -
     #[arg(value_name = "QUERY")]
     pub query: Vec<String>,
     /// How the answer looks

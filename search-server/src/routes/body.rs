@@ -18,6 +18,9 @@ use indexer::view::list::{ListCursor, Listed};
 /// Chunks are given out when they reach this size.
 const CHUNK: usize = 128 << 10;
 
+/// Bytes of objects that are opened for one chunk, where little is shown of each.
+const MOST_OPENED: usize = 512 << 10;
+
 /// Where a list's objects come from.
 pub(super) enum Objects {
     /// All that a cursor finds.
@@ -89,12 +92,13 @@ pub(super) struct ListBody<R> {
     separator: &'static str,
     tail: Option<&'static str>,
     first: bool,
+    may_go_on: bool,
 }
 
 impl<R: Render> ListBody<R> {
     pub(super) fn new(head: String, objects: Objects, render: R, tail: &'static str) -> Self {
         let (chunk, scratch) = (head.into_bytes(), Vec::new());
-        Self { objects, render, chunk, scratch, separator: ",", tail: Some(tail), first: true }
+        Self { objects, render, chunk, scratch, separator: ",", tail: Some(tail), first: true, may_go_on: true }
     }
 
     /// With something else than commas between the objects.
@@ -104,7 +108,8 @@ impl<R: Render> ListBody<R> {
 
     /// Fills the chunk; false when nothing is left.
     fn fill(&mut self) -> Result<bool, CodecError> {
-        while self.chunk.len() < CHUNK {
+        let mut opened = 0;
+        while self.chunk.len() < CHUNK && opened < MOST_OPENED {
             let before = self.chunk.len();
             if !self.first {
                 self.chunk.extend_from_slice(self.separator.as_bytes());
@@ -113,6 +118,7 @@ impl<R: Render> ListBody<R> {
                 return Ok(false);
             }
             self.first = false;
+            opened += self.scratch.len();
         }
         Ok(true)
     }
@@ -162,8 +168,14 @@ impl<R: Render> Body for ListBody<R> {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _context: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, CodecError>>> {
+        // A chunk is work; others have their turn before the next one.
+        if !std::mem::replace(&mut self.may_go_on, false) {
+            self.may_go_on = true;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         Poll::Ready(self.next_chunk().map(|chunk| chunk.map(Frame::data)))
     }
 

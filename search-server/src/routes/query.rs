@@ -7,6 +7,7 @@
 mod formats;
 mod parameters;
 mod rows;
+mod yaml;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

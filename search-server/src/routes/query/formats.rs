@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::rows::{Rows, served};
+use super::yaml;
 use crate::routes::body::{ListBody, Objects, Render, Verbatim};
 use crate::routes::list::wants_table;
 
@@ -55,9 +56,12 @@ impl Format {
             _ => {}
         }
         let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let types = accepted.flat_map(|value| value.split(',')).map(|word| word.split(';').next().unwrap_or_default());
-        let known = types.filter_map(|media| match media.trim() {
-            "application/json" => Some(Self::Json),
+        let wanted = accepted
+            .flat_map(|value| value.split(','))
+            .filter(|word| !word.replace(' ', "").contains(";q=0;") && !word.replace(' ', "").ends_with(";q=0"));
+        let types = wanted.map(|word| word.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
+        let known = types.filter_map(|media| match media.as_str() {
+            "*/*" | "application/*" | "application/json" => Some(Self::Json),
             "application/yaml" => Some(Self::Yaml),
             "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Some(Self::Lines),
             "text/csv" => Some(Self::Csv),
@@ -91,7 +95,7 @@ impl Shape {
     /// The answer with these objects.
     pub(super) fn answer(self, hits: Vec<Hit>, metadata: &TableMeta) -> Result<Response, ApiError> {
         let format = self.format;
-        let mut response = Response::new(self.body(Objects::Found(hits.into_iter()), metadata)?);
+        let mut response = Response::new(self.body(hits, metadata)?);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
         if matches!(format, Format::Lines | Format::Csv) {
@@ -107,7 +111,9 @@ impl Shape {
         Ok(response)
     }
 
-    fn body(self, objects: Objects, metadata: &TableMeta) -> Result<Body, ApiError> {
+    fn body(self, hits: Vec<Hit>, metadata: &TableMeta) -> Result<Body, ApiError> {
+        let is_empty = hits.is_empty();
+        let objects = Objects::Found(hits.into_iter());
         let unwritable =
             |error: &dyn std::fmt::Display| ApiError::internal(format!("the list's head cannot be written: {error}"));
         let Self { format, fields, columns, include } = self;
@@ -126,9 +132,10 @@ impl Shape {
                 }
             }
             Format::Yaml => {
-                let metadata =
-                    serde_yaml::to_string(&json!({ "metadata": metadata })).map_err(|error| unwritable(&error))?;
-                let head = format!("apiVersion: v1\nkind: List\n{metadata}items:\n");
+                let metadata = serde_json::to_string(metadata).map_err(|error| unwritable(&error))?;
+                // JSON is YAML too.
+                let items = if is_empty { "items: []\n" } else { "items:\n" };
+                let head = format!("apiVersion: v1\nkind: List\nmetadata: {metadata}\n{items}");
                 Body::new(ListBody::new(head, objects, YamlItems(fields), "").separated_by(""))
             }
             Format::Lines => Body::new(ListBody::new(String::new(), objects, Lines(fields), "").separated_by("")),
@@ -204,13 +211,8 @@ impl Render for YamlItems {
             Some(fields) => Seen::of(cluster, entry, object).map(|seen| seen.projection(fields)),
             None => serde_json::from_slice(object).ok(),
         };
-        // What was JSON is YAML.
-        let text = serde_yaml::to_string(&value.unwrap_or_default()).unwrap_or_default();
-        for (at, line) in text.lines().enumerate() {
-            output.extend_from_slice(if at == 0 { b"- " } else { b"  " });
-            output.extend_from_slice(line.as_bytes());
-            output.push(b'\n');
-        }
+        output.extend_from_slice(b"- ");
+        yaml::write(&value.unwrap_or_default(), 1, output);
     }
 }
 
