@@ -13,6 +13,7 @@
 
 mod counting;
 mod directory;
+mod elements;
 mod follow;
 mod matching;
 pub(crate) mod segment;
@@ -26,6 +27,7 @@ use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 pub use follow::follow;
 pub(crate) use matching::{Matcher, Matches};
@@ -109,6 +111,8 @@ pub enum IndexState {
 pub struct Index {
     committed: ArcSwapOption<Committed>,
     state: Mutex<IndexState>,
+    /// Tells the follower that a reader found something wrong.
+    given_up: Notify,
     /// Counts for metrics.
     pub counters: Counters,
 }
@@ -130,7 +134,12 @@ pub struct Counters {
 
 impl Default for Index {
     fn default() -> Self {
-        Self { committed: ArcSwapOption::empty(), state: Mutex::new(IndexState::Off), counters: Counters::default() }
+        Self {
+            committed: ArcSwapOption::empty(),
+            state: Mutex::new(IndexState::Off),
+            given_up: Notify::new(),
+            counters: Counters::default(),
+        }
     }
 }
 
@@ -151,6 +160,13 @@ impl Index {
             }
         };
         if committed.is_none() { 0 } else { cache.all().iter().map(waiting).sum() }
+    }
+
+    /// Something is wrong with what was committed: nobody is to read it any more, and it is built anew.
+    pub(crate) fn give_up(&self, error: &IndexError) {
+        tracing::warn!(%error, "a query found the search index damaged and looks at each object");
+        self.publish(None);
+        self.given_up.notify_one();
     }
 
     /// What was last committed, if there is anything.

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! nginx "rolling update"                full text, case-folded
-//! kind:Deployment cluster:(a OR b)      fields: cluster group version kind resource namespace name uid owner owner~ image created
+//! kind:Deployment cluster:(a OR b)      fields: cluster group version kind resource namespace name uid owner owner~ image container
+//!                                       created changed
 //! label.app.kubernetes.io/name:redis    labels and annotations, the whole rest is the key
 //! spec.replicas:>3  created:>now-1d     paths from the object's root; numbers, quantities and times as what they are
 //! status.conditions.type:Ready          of arrays, any element
+//! container:{NOT resources.limits:*}    one element of which all of this holds, fields seen from it
 //! annotation.x:*  image:*nginx*         present; wildcards * and ?
 //! spec.replicas:[2 TO 5]                ranges, {2 TO 5} without their ends
 //! AND OR NOT - ( )                      side by side means AND
@@ -55,6 +57,8 @@ pub enum Expression {
     Text(TextClause),
     /// Those whose field passes.
     Field(FieldClause),
+    /// Those of which one element passes.
+    Element(ElementClause),
 }
 
 /// Words to be found in an object's text.
@@ -73,6 +77,17 @@ pub struct FieldClause {
     pub field: Field,
     /// What is asked.
     pub test: Test,
+    /// Where it stands.
+    pub span: Span,
+}
+
+/// Something that has fields of its own, and what is asked of it: of several, one has to pass alone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ElementClause {
+    /// What has the fields: a path, or containers.
+    pub of: Field,
+    /// What is asked; its fields are paths that begin at the element.
+    pub inner: Box<Expression>,
     /// Where it stands.
     pub span: Span,
 }
@@ -102,8 +117,12 @@ pub enum Field {
     OwnerChain,
     /// Images of its containers, also in templates.
     Image,
+    /// Its containers by name, also in templates.
+    Container,
     /// When it was created.
     Created,
+    /// When somebody last wrote it, as its managed fields say; else when it was created.
+    Changed,
     /// A label's value.
     Label(String),
     /// An annotation's value.
@@ -113,7 +132,7 @@ pub enum Field {
 }
 
 /// Fields that have a name of their own.
-const NAMED: [(&str, Field); 12] = [
+const NAMED: [(&str, Field); 14] = [
     ("cluster", Field::Cluster),
     ("group", Field::Group),
     ("version", Field::Version),
@@ -125,7 +144,9 @@ const NAMED: [(&str, Field); 12] = [
     ("owner", Field::Owner),
     ("owner~", Field::OwnerChain),
     ("image", Field::Image),
+    ("container", Field::Container),
     ("created", Field::Created),
+    ("changed", Field::Changed),
 ];
 
 /// What is asked of a field. Of several values, any may pass.
@@ -364,6 +385,7 @@ impl fmt::Display for Expression {
                 }
             },
             Self::Field(clause) => write!(formatter, "{}:{}", clause.field, clause.test),
+            Self::Element(clause) => write!(formatter, "{}:{{{}}}", clause.of, clause.inner),
         }
     }
 }

@@ -106,7 +106,7 @@ pub fn answer(cache: &Cache, index: &Index, question: &Question) -> Page {
     let candidates = Candidates::of(cache, question.scope.clusters.as_ref());
     let lookup = Lookup::new(committed, &candidates);
     page(&lookup, question).unwrap_or_else(|error| {
-        tracing::warn!(%error, "a query was answered without the index");
+        index.give_up(&error);
         // Without an index nothing can be wrong with it.
         page(&Lookup::new(None, &candidates), question).unwrap_or_else(|_| Page::nothing(&candidates))
     })

@@ -35,6 +35,8 @@ impl Server {
         let mut child = Command::new(program)
             .args(arguments)
             .current_dir(folder)
+            // What it leaves behind when it is killed goes with the folder.
+            .env("TMPDIR", folder)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)

@@ -343,6 +343,30 @@ fn the_control_plane_is_asked_no_more_often_than_allowed() -> Result<()> {
 }
 
 #[test]
+fn a_member_is_asked_no_more_often_than_allowed() -> Result<()> {
+    run(async || {
+        let stage = stage(true, ["--cluster-api-qps=1", "--cluster-api-burst=1"].map(str::to_owned).to_vec()).await?;
+        let kubectl = stage.kubectl()?;
+        let kinds = [
+            "apps/v1/Deployment",
+            "apps/v1/ReplicaSet",
+            "apps/v1/StatefulSet",
+            "apps/v1/DaemonSet",
+            "v1/Pod",
+            "v1/Node",
+            "v1/Service",
+            "v1/ConfigMap",
+        ];
+        let begun = Instant::now();
+        kubectl.apply(&registry("many", &[], &kinds).to_string()).await?;
+        kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/many", "--timeout=90s"]).await?;
+        // A request a kind at least, which one a second can't bring sooner.
+        ensure!(begun.elapsed() >= Duration::from_secs(7), "{:?}", begun.elapsed());
+        Ok(())
+    })
+}
+
+#[test]
 fn without_search_registries_are_all_there_is() -> Result<()> {
     run(async || {
         let stage = stage(true, vec!["--disable-search".to_owned()]).await?;

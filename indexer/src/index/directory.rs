@@ -16,8 +16,10 @@ use super::IndexError;
 use super::terms::TermSplitter;
 
 /// Of the documents' form: a folder of another one is not opened but made anew.
-const FORM: &str = "objects-3";
+const FORM: &str = "objects-4";
 const LOCK: &str = "fleetglass.lock";
+/// What the folders begin with that are gone with their process.
+const PASSING: &str = "fleetglass-index-";
 const TERMS: &str = "terms";
 pub(super) const FINGERPRINT: &str = "fingerprint";
 pub(super) const IDENTITY: &str = "identity";
@@ -47,8 +49,8 @@ fn schema() -> (Schema, Fields) {
 pub(super) enum Place {
     /// In a folder that outlives the process. Nobody else has it while the lock is held.
     Kept { folder: PathBuf, _lock: File },
-    /// In a folder that is gone with the process.
-    Passing(TempDir),
+    /// In a folder that is gone with the process; of one that is killed, with the next that is started.
+    Passing { folder: TempDir, _lock: File },
     /// Where nothing can be written to a disk.
     Memory(RamDirectory),
 }
@@ -57,7 +59,7 @@ impl Display for Place {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Kept { folder, .. } => write!(formatter, "{}", folder.display()),
-            Self::Passing(folder) => write!(formatter, "{}, until the process ends", folder.path().display()),
+            Self::Passing { folder, .. } => write!(formatter, "{}, until the process ends", folder.path().display()),
             Self::Memory(_) => formatter.write_str("memory"),
         }
     }
@@ -70,23 +72,14 @@ impl Place {
     /// If another process has the folder, or it can't be written.
     pub(super) fn take(folder: Option<&Path>) -> Result<Self, IndexError> {
         let Some(folder) = folder else {
-            return Ok(match tempfile::Builder::new().prefix("fleetglass-index-").tempdir() {
-                Ok(folder) => Self::Passing(folder),
-                Err(error) => {
-                    let folder = std::env::temp_dir();
-                    tracing::warn!(%error, folder = %folder.display(), "the search index is kept in memory");
-                    Self::Memory(RamDirectory::create())
-                }
-            });
+            remove_passed();
+            return Ok(passing().unwrap_or_else(|error| {
+                tracing::warn!(%error, "the search index is kept in memory");
+                Self::Memory(RamDirectory::create())
+            }));
         };
-        let in_folder = |error| IndexError::Folder { folder: folder.to_path_buf(), error };
-        std::fs::create_dir_all(folder).map_err(in_folder)?;
-        let file = File::options().create(true).append(true).open(folder.join(LOCK)).map_err(in_folder)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self::Kept { folder: folder.to_path_buf(), _lock: file }),
-            Err(TryLockError::WouldBlock) => Err(IndexError::InUse(folder.to_path_buf())),
-            Err(TryLockError::Error(error)) => Err(in_folder(error)),
-        }
+        std::fs::create_dir_all(folder).map_err(|error| IndexError::Folder { folder: folder.to_path_buf(), error })?;
+        Ok(Self::Kept { folder: folder.to_path_buf(), _lock: lock(folder)? })
     }
 
     /// Opens what is there; what can't be opened or is damaged is removed and begun anew. Also tells why it was, if it was.
@@ -97,7 +90,7 @@ impl Place {
         let fields = schema().1;
         let folder = match self {
             Self::Kept { folder, .. } => folder.as_path(),
-            Self::Passing(folder) => folder.path(),
+            Self::Passing { folder, .. } => folder.path(),
             Self::Memory(memory) => return Ok((with_tokenizers(memory.clone())?, fields, None)),
         };
         match open_existing(folder) {
@@ -113,11 +106,40 @@ impl Place {
     pub(super) fn size(&self) -> u64 {
         let folder = match self {
             Self::Kept { folder, .. } => folder.as_path(),
-            Self::Passing(folder) => folder.path(),
+            Self::Passing { folder, .. } => folder.path(),
             Self::Memory(memory) => return memory.total_mem_usage() as u64,
         };
         let files = std::fs::read_dir(folder.join(FORM)).into_iter().flatten().flatten();
         files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
+    }
+}
+
+/// Keeps others from a folder as long as the file is open.
+fn lock(folder: &Path) -> Result<File, IndexError> {
+    let in_folder = |error| IndexError::Folder { folder: folder.to_path_buf(), error };
+    let file = File::options().create(true).append(true).open(folder.join(LOCK)).map_err(in_folder)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(IndexError::InUse(folder.to_path_buf())),
+        Err(TryLockError::Error(error)) => Err(in_folder(error)),
+    }
+}
+
+fn passing() -> Result<Place, IndexError> {
+    let folder = tempfile::Builder::new().prefix(PASSING).tempdir()?;
+    let _lock = lock(folder.path())?;
+    Ok(Place::Passing { folder, _lock })
+}
+
+/// Removes the folders of processes that were killed: nobody holds their locks.
+fn remove_passed() {
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let is_ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PASSING));
+        // One without a lock is just being made.
+        if is_ours && entry.path().join(LOCK).exists() && lock(&entry.path()).is_ok() {
+            // Somebody else's, or gone already: then it isn't ours to remove.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -148,5 +170,20 @@ pub(super) fn remove(folder: &Path) -> Result<(), IndexError> {
     match std::fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(IndexError::Folder { folder, error }),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_a_killed_process_left_goes_and_one_in_use_stays() {
+        let left = tempfile::Builder::new().prefix(PASSING).tempdir().unwrap();
+        std::fs::write(left.path().join(LOCK), "").unwrap();
+        let used = passing().unwrap();
+        remove_passed();
+        assert!(!left.path().exists());
+        assert!(matches!(used, Place::Passing { folder, .. } if folder.path().exists()));
     }
 }

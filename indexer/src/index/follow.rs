@@ -104,12 +104,16 @@ async fn run(
         // Changes that came meanwhile have left their note, so nothing is missed.
         let gathered = async {
             tokio::select! {
+                biased;
+                () = index.given_up.notified() => return Err(IndexError::Damaged("a query could not read it")),
                 () = cache.changed() => tokio::time::sleep(GATHERING).await,
                 () = tokio::time::sleep(BETWEEN_SWEEPS), if follower.has_leftovers() => {}
             }
+            Ok(())
         };
-        if stop.run_until_cancelled(gathered).await.is_none() {
-            return Ok(());
+        match stop.run_until_cancelled(gathered).await {
+            None => return Ok(()),
+            Some(gathered) => gathered?,
         }
     }
 }

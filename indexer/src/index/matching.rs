@@ -85,10 +85,11 @@ impl Matcher<'_> {
             }
             Expression::Text(clause) => self.text(clause)?,
             Expression::Field(clause) => self.field(clause)?,
+            Expression::Element(clause) => self.element(clause)?,
         })
     }
 
-    fn field(&self, clause: &FieldClause) -> Result<Matches, IndexError> {
+    pub(super) fn field(&self, clause: &FieldClause) -> Result<Matches, IndexError> {
         if matches!(clause.field, Field::Cluster | Field::Group | Field::Version | Field::Kind | Field::Resource) {
             return Ok(Matches::exactly(self.of_parts(clause)));
         }
@@ -194,7 +195,7 @@ impl Matcher<'_> {
         unknown: &mut RoaringBitmap,
     ) -> Result<(), IndexError> {
         match expression {
-            Expression::Not(_) | Expression::Everything | Expression::Field(_) => Ok(()),
+            Expression::Not(_) | Expression::Everything | Expression::Field(_) | Expression::Element(_) => Ok(()),
             Expression::All(parts) | Expression::Any(parts) => {
                 parts.iter().try_for_each(|part| self.score(part, documents, scores, unknown))
             }

@@ -5,6 +5,8 @@
 //! r GROUP ⋅ VERSION ⋅ RESOURCE             the same over all clusters
 //! p STEP ⋅ STEP … | TAG VALUE              a value at a path; of arrays, each element's, with a tag that says so of texts
 //! i | s IMAGE      o | s NAME or UID      o | k KIND/NAME       images and owners, wherever they stand
+//! n | s NAME      h | s TIME              names of containers; when it was last written
+//! m | s STEP ⋅ STEP …                     where containers stand
 //! w WEIGHT WORD                            a word of its text, and how much that weighs
 //! x                                        some values are not among the terms
 //! y                                        some words are not among the terms
@@ -39,6 +41,7 @@ const MOST: usize = 4096;
 
 pub(super) const PART: &str = "c";
 pub(super) const BEHIND_PARTS: &str = "d";
+const CONTAINERS: &str = "m";
 pub(super) const LACKS_VALUES: &str = "x";
 pub(super) const LACKS_WORDS: &str = "y";
 
@@ -96,6 +99,8 @@ fn place(field: &Field) -> Option<String> {
         Field::Label(key) => path(&["metadata", "labels", key]),
         Field::Annotation(key) => path(&["metadata", "annotations", key]),
         Field::Image => Some("i".to_owned()),
+        Field::Container => Some("n".to_owned()),
+        Field::Changed => Some("h".to_owned()),
         Field::Owner | Field::OwnerChain => Some("o".to_owned()),
         Field::Path(steps) => {
             let is_left_out = matches!(steps.as_slice(), [first, second, ..] if is_left_out(first, second));
@@ -165,6 +170,22 @@ fn beginning_with(beginning: &str) -> Range {
 pub(super) fn shown(field: &Field) -> Option<(usize, Range)> {
     let place = place(field)?;
     Some((place.len() + 1, (format!("{place}{VALUE}").into_bytes(), format!("{place}{BEHIND_VALUES}").into_bytes())))
+}
+
+/// Objects in which something with fields of its own stands at a path; none if the index doesn't know.
+pub(super) fn object_at(steps: &[String]) -> Option<String> {
+    place(&Field::Path(steps.to_vec())).map(|place| format!("{place}{VALUE}{OBJECT}"))
+}
+
+/// Where containers stand in some objects: the terms, and where in one the path begins.
+pub(super) fn container_lists() -> (usize, Range) {
+    let head = format!("{CONTAINERS}{VALUE}{TEXT}");
+    (head.len(), beginning_with(&head))
+}
+
+/// A path of [`container_lists`].
+pub(super) fn path_of(text: &str) -> Vec<String> {
+    text.split(STEP).map(str::to_owned).collect()
 }
 
 /// Objects that have values of a field which are not among the terms.
@@ -267,6 +288,15 @@ impl Terms {
         for image in document.images() {
             self.add_text("i", TEXT, image);
         }
+        for name in document.container_names() {
+            self.add_text("n", TEXT, name);
+        }
+        for (path, _) in document.container_lists() {
+            self.add_container_list(&path);
+        }
+        if let Some(changed) = document.changed() {
+            self.add_text("h", TEXT, &changed.to_string());
+        }
         for (at, owner) in document.owners().iter().enumerate() {
             // Name, kind and name, unique id.
             self.add_text("o", if at % 3 == 1 { KIND_AND_NAME } else { TEXT }, owner);
@@ -322,6 +352,23 @@ impl Terms {
         } else {
             self.text.push(tag);
             self.text.push_str(text);
+        }
+        self.text.push(SEPARATOR);
+    }
+
+    fn add_container_list(&mut self, path: &[&str]) {
+        if path.iter().any(|step| step.chars().any(is_marker) || step.len() > LONGEST_VALUE) {
+            self.lacks_values = true;
+            return;
+        }
+        self.text.push_str(CONTAINERS);
+        self.text.push(VALUE);
+        self.text.push(TEXT);
+        for (at, step) in path.iter().enumerate() {
+            if at > 0 {
+                self.text.push(STEP);
+            }
+            self.text.push_str(step);
         }
         self.text.push(SEPARATOR);
     }

@@ -171,8 +171,10 @@ fn body() -> impl Strategy<Value = Value> {
         |(labels, annotations, created, owners, replicas, list, image)| {
             json!({
                 "metadata": { "labels": labels, "annotations": annotations, "creationTimestamp": created,
-                    "ownerReferences": owners, "managedFields": [{ "manager": "web" }] },
-                "spec": { "replicas": replicas, "list": list, "containers": [{ "image": image, "args": ["rolling update"] }] },
+                    "ownerReferences": owners,
+                    "managedFields": [{ "manager": "web" }, { "time": created }, { "time": "2026-02-01T00:00:00Z" }] },
+                "spec": { "replicas": replicas, "list": list, "containers": [
+                    { "name": "web", "image": image, "args": ["rolling update"] }, { "name": "db", "app": replicas }] },
                 "data": { "web": replicas },
             })
         },
@@ -191,7 +193,7 @@ fn written() -> impl Strategy<Value = Written> {
         .prop_map(|(cluster, kind, namespace, name, body)| Written { cluster, kind, namespace, name, body })
 }
 
-const ASKED: [&str; 26] = [
+const ASKED: [&str; 28] = [
     "cluster",
     "group",
     "version",
@@ -202,6 +204,8 @@ const ASKED: [&str; 26] = [
     "uid",
     "owner",
     "image",
+    "container",
+    "spec.containers.name",
     "label.app",
     "label.app.name",
     "label.x",
@@ -253,7 +257,15 @@ const VALUES: [&str; 28] = [
 
 fn clause() -> impl Strategy<Value = String> {
     let of_field = (prop::sample::select(ASKED.to_vec()), prop::sample::select(VALUES.to_vec()));
-    let times = prop::sample::select(vec!["created:>now-1d", "created:2026-03-01", "created:*", "created:<now-2d"]);
+    let times = prop::sample::select(vec![
+        "created:>now-1d",
+        "created:2026-03-01",
+        "created:*",
+        "created:<now-2d",
+        "changed:>now-1d",
+        "changed:*",
+        "changed:2026-02-01",
+    ]);
     let words = prop::sample::select(vec![
         "web",
         "WEB",
@@ -269,9 +281,25 @@ fn clause() -> impl Strategy<Value = String> {
     ]);
     prop_oneof![
         6 => of_field.prop_map(|(field, value)| format!("{field}:{value}")),
+        3 => element(),
         1 => times.prop_map(str::to_owned),
         3 => words.prop_map(str::to_owned),
     ]
+}
+
+fn element() -> impl Strategy<Value = String> {
+    let of = prop::sample::select(vec!["container", "spec.containers", "spec.list", "spec", "metadata.managedFields"]);
+    let field = prop::sample::select(vec!["name", "app", "x", "image", "app\\.name", "list.app"]);
+    let leaf = (field, prop::sample::select(VALUES.to_vec())).prop_map(|(field, value)| format!("{field}:{value}"));
+    let inner = leaf.prop_recursive(2, 5, 3, |inner| {
+        prop_oneof![
+            2 => inner.clone().prop_map(|part| format!("(NOT {part})")),
+            1 => inner.clone().prop_map(|part| format!("list:{{{part}}}")),
+            2 => prop::collection::vec(inner.clone(), 2..4).prop_map(|parts| format!("({})", parts.join(" "))),
+            1 => prop::collection::vec(inner, 2..4).prop_map(|parts| format!("({})", parts.join(" OR "))),
+        ]
+    });
+    (of, inner).prop_map(|(of, inner)| format!("{of}:{{{inner}}}"))
 }
 
 fn expression() -> impl Strategy<Value = Expression> {
@@ -286,7 +314,7 @@ fn expression() -> impl Strategy<Value = Expression> {
     })
 }
 
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 15] = [
     "name",
     "cluster",
     "kind",
@@ -295,6 +323,8 @@ const FIELDS: [&str; 13] = [
     "label.app",
     "annotation.app",
     "image",
+    "container",
+    "changed",
     "owner",
     "spec.list",
     "namespace",
@@ -438,6 +468,10 @@ async fn it_follows_by_itself_and_a_cluster_that_leaves_takes_its_documents_alon
         false
     };
     assert!(documents(1).await);
+    index.give_up(&IndexError::Damaged("as a query would say"));
+    assert!(index.committed().is_none(), "nobody reads what is damaged");
+    assert!(documents(1).await, "it is built anew");
+    assert_eq!(index.counters.rebuilds.load(Ordering::Relaxed), 1);
     cache.open(&gvr).remove(&"east".into());
     assert!(documents(0).await);
     stop.cancel();

@@ -5,6 +5,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::Field;
 use crate::entry::LabelSet;
 use crate::raw::CACHED_FROM_CLUSTER;
 use crate::resource::{ApiResource, ClusterName};
@@ -100,6 +101,13 @@ impl Document {
         self.text("/metadata/creationTimestamp")?.parse().ok()
     }
 
+    /// When it was last written, by the times of its managed fields; else when it was created.
+    pub fn changed(&self) -> Option<Timestamp> {
+        let managers = self.0.pointer("/metadata/managedFields").and_then(Value::as_array);
+        let times = managers.into_iter().flatten().filter_map(|manager| manager.get("time")?.as_str()?.parse().ok());
+        times.chain(self.created()).max()
+    }
+
     /// An annotation's value.
     pub fn annotation(&self, key: &str) -> Option<&str> {
         self.0.get("metadata")?.get("annotations")?.get(key)?.as_str()
@@ -118,14 +126,40 @@ impl Document {
         owners
     }
 
-    /// Images of all containers, wherever a pod's template stands.
-    pub fn images(&self) -> Vec<&str> {
-        let mut images = Vec::new();
-        let spec = self.0.get("spec").or_else(|| self.0.get("template"));
-        if let Some(spec) = spec {
-            containers(spec, &mut |container| images.extend(container.get("image").and_then(Value::as_str)));
+    /// Lists of containers, wherever a pod's template stands, each with its path.
+    pub(crate) fn container_lists(&self) -> Vec<(Vec<&str>, &[Value])> {
+        let mut lists = Vec::new();
+        let root = ["spec", "template"].iter().find_map(|step| Some((*step, self.0.get(*step)?)));
+        if let Some((step, value)) = root {
+            container_lists_below(value, DEEPEST_TEMPLATE, &mut vec![step], &mut lists);
         }
-        images
+        lists
+    }
+
+    /// All containers, wherever a pod's template stands.
+    fn containers(&self) -> impl Iterator<Item = &Value> {
+        self.container_lists().into_iter().flat_map(|(_, list)| list)
+    }
+
+    /// Images of all containers.
+    pub fn images(&self) -> Vec<&str> {
+        self.containers().filter_map(|container| container.get("image")?.as_str()).collect()
+    }
+
+    /// Names of all containers.
+    pub fn container_names(&self) -> Vec<&str> {
+        self.containers().filter_map(|container| container.get("name")?.as_str()).collect()
+    }
+
+    /// What a clause about elements asks one of.
+    pub(super) fn elements(&self, of: &Field) -> Vec<&Value> {
+        let mut elements: Vec<&Value> = match of {
+            Field::Container => self.containers().collect(),
+            Field::Path(steps) => self.at(steps),
+            _ => Vec::new(),
+        };
+        elements.retain(|element| element.is_object());
+        elements
     }
 
     /// Every text that a person would expect to find the object by, and how much it weighs.
@@ -144,14 +178,12 @@ impl Document {
                 value.as_str().into_iter().for_each(|text| read(weight, text));
             }
         }
-        if let Some(spec) = self.0.get("spec") {
-            containers(spec, &mut |container| {
-                container.get("image").and_then(Value::as_str).into_iter().for_each(|text| read(Weight::Label, text));
-                for field in ["command", "args"] {
-                    let words = container.get(field).and_then(Value::as_array).into_iter().flatten();
-                    words.filter_map(Value::as_str).for_each(|text| read(Weight::Body, text));
-                }
-            });
+        for container in self.containers() {
+            container.get("image").and_then(Value::as_str).into_iter().for_each(|text| read(Weight::Label, text));
+            for field in ["command", "args"] {
+                let words = container.get(field).and_then(Value::as_array).into_iter().flatten();
+                words.filter_map(Value::as_str).for_each(|text| read(Weight::Body, text));
+            }
         }
         self.messages(read);
         self.configuration(read);
@@ -185,7 +217,8 @@ impl Document {
     }
 }
 
-fn collect<'a>(value: &'a Value, steps: &[String], found: &mut Vec<&'a Value>) {
+/// All values at a path that begins at a value; of arrays on the way, those of every element.
+pub(super) fn collect<'a>(value: &'a Value, steps: &[String], found: &mut Vec<&'a Value>) {
     match (value, steps.split_first()) {
         (Value::Array(elements), _) => elements.iter().for_each(|element| collect(element, steps, found)),
         (value, None) => found.push(value),
@@ -201,20 +234,22 @@ fn collect<'a>(value: &'a Value, steps: &[String], found: &mut Vec<&'a Value>) {
 /// Deeper than any template stands.
 const DEEPEST_TEMPLATE: usize = 8;
 
-/// Calls for every container of the pod specs below a value.
-fn containers<'a>(value: &'a Value, call: &mut dyn FnMut(&'a Value)) {
-    containers_below(value, DEEPEST_TEMPLATE, call);
-}
-
-fn containers_below<'a>(value: &'a Value, depth: usize, call: &mut dyn FnMut(&'a Value)) {
+fn container_lists_below<'a>(
+    value: &'a Value,
+    depth: usize,
+    path: &mut Vec<&'a str>,
+    lists: &mut Vec<(Vec<&'a str>, &'a [Value])>,
+) {
     let (Some(fields), Some(depth)) = (value.as_object(), depth.checked_sub(1)) else { return };
     for (name, inner) in fields {
+        path.push(name);
         match (name.as_str(), inner) {
             ("containers" | "initContainers" | "ephemeralContainers", Value::Array(list)) => {
-                list.iter().for_each(&mut *call);
+                lists.push((path.clone(), list));
             }
-            (_, Value::Object(_)) => containers_below(inner, depth, call),
+            (_, Value::Object(_)) => container_lists_below(inner, depth, path, lists),
             _ => {}
         }
+        path.pop();
     }
 }

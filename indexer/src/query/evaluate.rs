@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::document::{Document, Facts, Weight};
+use super::document::{Document, Facts, Weight, collect};
 use super::value::{Literal, Quantity};
 use super::{Bound, Expression, Field, FieldClause, Pattern, Test, TextClause};
 use crate::resource::{ApiResource, ClusterName};
@@ -69,7 +69,7 @@ impl Evaluator {
             Expression::Not(part) => self.decide(part, facts).map(|holds| !holds),
             Expression::All(parts) => self.decide_among(parts, facts, false),
             Expression::Any(parts) => self.decide_among(parts, facts, true),
-            Expression::Text(_) => None,
+            Expression::Text(_) | Expression::Element(_) => None,
             Expression::Field(clause) => {
                 let texts = known(&clause.field, facts)?;
                 Some(texts.into_iter().any(|text| self.text_passes(&clause.test, text)))
@@ -98,6 +98,34 @@ impl Evaluator {
             Expression::Any(parts) => parts.iter().any(|part| self.holds(part, facts, document)),
             Expression::Text(clause) => weight(clause, document).is_some(),
             Expression::Field(clause) => self.field_holds(clause, facts, document),
+            Expression::Element(clause) => {
+                document.elements(&clause.of).into_iter().any(|element| self.holds_in(&clause.inner, element))
+            }
+        }
+    }
+
+    /// Whether an element passes alone.
+    fn holds_in(&self, expression: &Expression, element: &Value) -> bool {
+        let at = |field: &Field| {
+            let mut found = Vec::new();
+            if let Field::Path(steps) = field {
+                collect(element, steps, &mut found);
+            }
+            found
+        };
+        match expression {
+            Expression::Everything => true,
+            Expression::Not(part) => !self.holds_in(part, element),
+            Expression::All(parts) => parts.iter().all(|part| self.holds_in(part, element)),
+            Expression::Any(parts) => parts.iter().any(|part| self.holds_in(part, element)),
+            Expression::Field(clause) => {
+                at(&clause.field).into_iter().any(|value| self.value_passes(&clause.test, value))
+            }
+            Expression::Element(clause) => {
+                at(&clause.of).into_iter().any(|inner| inner.is_object() && self.holds_in(&clause.inner, inner))
+            }
+            // The grammar has no words in elements.
+            Expression::Text(_) => false,
         }
     }
 
@@ -110,7 +138,9 @@ impl Evaluator {
             Field::Uid => document.uid().is_some_and(passes),
             Field::Owner | Field::OwnerChain => document.owners().iter().any(|owner| passes(owner)),
             Field::Image => document.images().into_iter().any(passes),
+            Field::Container => document.container_names().into_iter().any(passes),
             Field::Created => document.created().is_some_and(|created| self.time_passes(&clause.test, created)),
+            Field::Changed => document.changed().is_some_and(|changed| self.time_passes(&clause.test, changed)),
             Field::Annotation(key) => document.annotation(key).is_some_and(passes),
             Field::Path(steps) => document.at(steps).into_iter().any(|value| self.value_passes(&clause.test, value)),
             _ => false,
@@ -143,7 +173,7 @@ impl Evaluator {
     pub fn takes(&self, field: &Field, test: &Test, value: Scalar<'_>) -> bool {
         match (field, value) {
             (Field::Path(_), _) => self.scalar_passes(test, value),
-            (Field::Created, Scalar::Text(text)) => {
+            (Field::Created | Field::Changed, Scalar::Text(text)) => {
                 text.parse::<Timestamp>().is_ok_and(|created| self.time_passes(test, created))
             }
             (Field::Namespace, Scalar::Text("")) => false,
@@ -272,7 +302,7 @@ fn score(expression: &Expression, document: &Document) -> u32 {
         Expression::Text(clause) => weight(clause, document).map_or(0, |weight| weight as u32),
         Expression::All(parts) | Expression::Any(parts) => parts.iter().map(|part| score(part, document)).sum(),
         // What must not be there says nothing of how well the rest fits.
-        Expression::Not(_) | Expression::Everything | Expression::Field(_) => 0,
+        Expression::Not(_) | Expression::Everything | Expression::Field(_) | Expression::Element(_) => 0,
     }
 }
 
@@ -285,7 +315,9 @@ impl Field {
                 | Self::Owner
                 | Self::OwnerChain
                 | Self::Image
+                | Self::Container
                 | Self::Created
+                | Self::Changed
                 | Self::Annotation(_)
                 | Self::Path(_)
         )
@@ -298,7 +330,7 @@ impl Expression {
         match self {
             Self::Text(_) => true,
             Self::All(parts) | Self::Any(parts) => parts.iter().any(Self::asks_for_words),
-            Self::Not(_) | Self::Everything | Self::Field(_) => false,
+            Self::Not(_) | Self::Everything | Self::Field(_) | Self::Element(_) => false,
         }
     }
 
@@ -308,6 +340,8 @@ impl Expression {
             Self::Field(clause) => vec![&clause.field],
             Self::All(parts) | Self::Any(parts) => parts.iter().flat_map(Self::fields).collect(),
             Self::Not(part) => part.fields(),
+            // A path to elements has no value of its own.
+            Self::Element(clause) => vec![&clause.of].into_iter().filter(|of| **of == Field::Container).collect(),
             Self::Text(_) | Self::Everything => Vec::new(),
         };
         let mut seen = std::collections::BTreeSet::new();
@@ -326,7 +360,9 @@ pub fn field_texts(field: &Field, facts: &Facts<'_>, document: Option<&Document>
         Field::Uid => document.uid().map(str::to_owned).into_iter().collect(),
         Field::Owner | Field::OwnerChain => document.owners().into_iter().skip(1).step_by(3).collect(),
         Field::Image => document.images().into_iter().map(str::to_owned).collect(),
+        Field::Container => document.container_names().into_iter().map(str::to_owned).collect(),
         Field::Created => document.created().map(|created| created.to_string()).into_iter().collect(),
+        Field::Changed => document.changed().map(|changed| changed.to_string()).into_iter().collect(),
         Field::Annotation(key) => document.annotation(key).map(str::to_owned).into_iter().collect(),
         Field::Path(steps) => document.at(steps).into_iter().filter_map(scalar).collect(),
         _ => Vec::new(),

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use super::value::{Literal, Moment};
-use super::{Bound, Expression, Field, FieldClause, NAMED, Pattern, PatternPart, Span, Test, TextClause};
+use super::{
+    Bound, ElementClause, Expression, Field, FieldClause, NAMED, Pattern, PatternPart, Span, Test, TextClause,
+};
 
 /// Deeper nesting is no question that a person asks.
 const DEEPEST: usize = 32;
@@ -35,7 +37,7 @@ impl fmt::Display for QueryError {
 /// # Errors
 /// If it is not in the grammar, or larger than a person would write.
 pub fn parse(text: &str) -> Result<Expression, QueryError> {
-    let mut parser = Parser { text, characters: text.char_indices().collect(), at: 0, clauses: 0, depth: 0 };
+    let mut parser = Parser::new(text);
     if text.len() > LONGEST {
         return Err(parser.error_at(0, format!("the query is longer than {LONGEST} bytes"), ""));
     }
@@ -56,7 +58,7 @@ pub fn parse(text: &str) -> Result<Expression, QueryError> {
 /// # Errors
 /// If it is none.
 pub fn parse_field(text: &str) -> Result<Field, QueryError> {
-    let mut parser = Parser { text, characters: text.char_indices().collect(), at: 0, clauses: 0, depth: 0 };
+    let mut parser = Parser::new(text);
     let letters = parser.letters(|_| false)?;
     if letters.is_empty() || !parser.is_at_end() {
         return Err(
@@ -72,12 +74,23 @@ struct Parser<'a> {
     at: usize,
     clauses: usize,
     depth: usize,
+    /// Whether it is inside of `{ }`, where fields are an element's.
+    in_element: bool,
 }
 
 /// A character, and whether quotes or a backslash took its meaning.
 type Letter = (char, bool);
 
-impl Parser<'_> {
+impl<'a> Parser<'a> {
+    fn new(text: &'a str) -> Self {
+        Self { text, characters: text.char_indices().collect(), at: 0, clauses: 0, depth: 0, in_element: false }
+    }
+
+    /// Whether a character ends what stands in brackets.
+    fn closes(&self, character: char) -> bool {
+        character == ')' || (character == '}' && self.in_element)
+    }
+
     fn peek(&self) -> Option<char> {
         self.characters.get(self.at).map(|(_, character)| *character)
     }
@@ -116,7 +129,7 @@ impl Parser<'_> {
         let is_there =
             self.characters.get(self.at..end).is_some_and(|found| found.iter().map(|(_, c)| *c).eq(word.chars()));
         let is_alone =
-            self.characters.get(end).is_none_or(|(_, next)| next.is_whitespace() || *next == '(' || *next == ')');
+            self.characters.get(end).is_none_or(|(_, next)| next.is_whitespace() || *next == '(' || self.closes(*next));
         if is_there && is_alone {
             self.at = end;
             self.skip_space();
@@ -142,7 +155,7 @@ impl Parser<'_> {
         loop {
             self.skip_space();
             let says_and = self.takes_word("AND");
-            let ends = matches!(self.peek(), None | Some(')')) || self.is_before("OR");
+            let ends = self.peek().is_none_or(|next| self.closes(next)) || self.is_before("OR");
             if ends && !says_and {
                 return Ok(one_or(parts, Expression::All));
             }
@@ -184,7 +197,9 @@ impl Parser<'_> {
         }
         match self.peek() {
             None => Err(self.error("something is missing at the end", "write a word or field:value")),
-            Some(')') => Err(self.error("there is nothing before this )", "write a word or field:value")),
+            Some(closing) if self.closes(closing) => {
+                Err(self.error(format!("there is nothing before this {closing}"), "write a word or field:value"))
+            }
             Some('(') => {
                 self.at += 1;
                 let inner = self.alternatives(field)?;
@@ -214,11 +229,15 @@ impl Parser<'_> {
         let start = self.offset();
         let letters = self.letters(|character| character == ':' || character == '(' || character == ')')?;
         if !self.takes(':') {
+            if self.in_element {
+                let suggestion = "write field:value; for the ends of a range write {1 TO 5}";
+                return Err(self.error_at(begun, "in { } every condition names a field", suggestion));
+            }
             let span = Span { start, end: self.offset() };
             return self.full_text(&letters, span, begun);
         }
         let field = self.field(&letters, begun)?;
-        if matches!(self.peek(), None | Some(')')) || self.peek().is_some_and(char::is_whitespace) {
+        if self.peek().is_none_or(|next| self.closes(next) || next.is_whitespace()) {
             let suggestion = format!("write {field}:* for all that have it");
             return Err(self.error(format!("a value is missing behind {field}:"), suggestion));
         }
@@ -231,7 +250,43 @@ impl Parser<'_> {
                 Err(self.error_at(begun, "this ( is not closed", "write a ) for it"))
             };
         }
+        if self.peek() == Some('{') && !self.is_before_range() {
+            return self.element(field, start, begun);
+        }
         self.value(&field, begun)
+    }
+
+    /// Whether what begins here has two ends.
+    fn is_before_range(&mut self) -> bool {
+        let at = self.at;
+        self.at += 1;
+        self.skip_space();
+        let end = self.letters(|character| character == ']' || character == '}').unwrap_or_default();
+        self.skip_space();
+        // `{a:[1 TO 5]}` is no range.
+        let is_end = !end.is_empty() && !end.iter().any(|letter| matches!(letter, ('(' | '[' | '{', false)));
+        let is_range = is_end && self.takes_word("TO");
+        self.at = at;
+        is_range
+    }
+
+    /// `{ … }`: conditions that one element has to meet.
+    fn element(&mut self, of: Field, start: usize, begun: usize) -> Result<Expression, QueryError> {
+        let opened = self.at;
+        if !matches!(of, Field::Path(_) | Field::Container) {
+            let suggestion = format!("write {of}:value; a path such as spec.containers has some");
+            return Err(self.error_at(begun, format!("{of} has no elements to ask"), suggestion));
+        }
+        self.at += 1;
+        let outside = std::mem::replace(&mut self.in_element, true);
+        let inner = self.alternatives(None)?;
+        self.skip_space();
+        if !self.takes('}') {
+            return Err(self.error_at(opened, "this { is not closed", "write a } for it"));
+        }
+        self.in_element = outside;
+        let span = Span { start, end: self.offset() };
+        Ok(Expression::Element(ElementClause { of, inner: Box::new(inner), span }))
     }
 
     /// Characters up to a space or to one that `ends`, outside of quotes and escapes.
@@ -252,7 +307,7 @@ impl Parser<'_> {
                     letters.push((escaped, true));
                     self.at += 1;
                 }
-                other if other.is_whitespace() || ends(other) => break,
+                other if other.is_whitespace() || ends(other) || (other == '}' && self.in_element) => break,
                 other => {
                     letters.push((other, false));
                     self.at += 1;
@@ -302,6 +357,9 @@ impl Parser<'_> {
     }
 
     fn field(&self, letters: &[Letter], begun: usize) -> Result<Field, QueryError> {
+        if self.in_element {
+            return self.path(letters, begun);
+        }
         let text: String = letters.iter().map(|(character, _)| character).collect();
         if let Some((_, field)) = NAMED.iter().find(|(name, _)| *name == text) {
             return Ok(field.clone());
@@ -319,18 +377,24 @@ impl Parser<'_> {
                 None => {}
             }
         }
-        let steps = path_steps(letters);
-        if steps.is_empty() || steps.iter().any(String::is_empty) {
-            return Err(self.error_at(begun, format!("{text:?} is no field"), "write a path such as spec.replicas"));
-        }
+        let path = self.path(letters, begun)?;
         let is_rooted = letters.first() == Some(&('.', false));
-        match mistaken(&steps, is_rooted) {
+        match mistaken(&path_steps(letters), is_rooted) {
             Some(meant) => {
                 let suggestion = format!("did you mean {meant}? Write .{text} for a path that begins so");
                 Err(self.error_at(begun, format!("there is no field {text}"), suggestion))
             }
-            None => Ok(Field::Path(steps)),
+            None => Ok(path),
         }
+    }
+
+    fn path(&self, letters: &[Letter], begun: usize) -> Result<Field, QueryError> {
+        let steps = path_steps(letters);
+        if steps.is_empty() || steps.iter().any(String::is_empty) {
+            let problem = format!("{:?} is no field", plain(letters));
+            return Err(self.error_at(begun, problem, "write a path such as spec.replicas"));
+        }
+        Ok(Field::Path(steps))
     }
 
     fn value(&mut self, field: &Field, begun: usize) -> Result<Expression, QueryError> {
@@ -344,7 +408,8 @@ impl Parser<'_> {
                 exactly(&letters, is_quoted)
             }
         };
-        let test = if *field == Field::Created { self.about_time(test, begun)? } else { test };
+        let is_time = matches!(field, Field::Created | Field::Changed);
+        let test = if is_time { self.about_time(test, begun)? } else { test };
         let span = Span { start, end: self.offset() };
         Ok(Expression::Field(FieldClause { field: field.clone(), test, span }))
     }

@@ -100,6 +100,15 @@ fn found(query: &str, object: &str) -> bool {
 #[case("kind:Pod OR nginx namespace:shop")]
 #[case("metadata.labels.app\\.kubernetes\\.io/name:nginx")]
 #[case(".metadata.name:nginx-web")]
+#[case("container:init container:web")]
+#[case("container:{name:web resources.limits.cpu:>400m}")]
+#[case("container:{NOT resources.limits.cpu:*}")]
+#[case("container:{(name:x OR name:web) -image:busybox*}")]
+#[case("spec.template.spec.containers:{name:web}")]
+#[case("status.conditions:{type:Progressing status:False}")]
+#[case("spec.template:{spec.containers:{resources:{limits.memory:1Gi}}}")]
+#[case("spec.template:{spec.containers:*}")]
+#[case("changed:2026-03-03 changed:<now")]
 fn the_deployment_is_found(#[case] query: &str) {
     assert!(found(query, NGINX), "{query} = {:?}", parse(query));
 }
@@ -125,6 +134,13 @@ fn the_deployment_is_found(#[case] query: &str) {
 #[case("-nginx")]
 #[case("kind:Pod OR kind:Service")]
 #[case("namespace:shop kind:Pod")]
+#[case("container:{name:init resources.limits.cpu:*}")]
+#[case("container:{NOT image:*}")]
+#[case("status.conditions:{type:Available status:False}")]
+#[case("spec.template.spec.containers:{NOT resources.limits.cpu:*}")]
+#[case("spec.replicas:{NOT x:*}")]
+#[case("container:nginx")]
+#[case("changed:>now-1d")]
 fn the_deployment_is_not_found(#[case] query: &str) {
     assert!(!found(query, NGINX), "{query} = {:?}", parse(query));
 }
@@ -163,6 +179,12 @@ fn what_a_secret_keeps_can_be_asked_for_by_nobody() {
 #[case("created:>3", 1, "is no time")]
 #[case("---", 3, "no letter or digit")]
 #[case("spec..replicas:1", 1, "is no field")]
+#[case("container:{web}", 12, "write field:value")]
+#[case("container:{1 5}", 12, "{1 TO 5}")]
+#[case("container:{name:web", 11, "this { is not closed")]
+#[case("container:{}", 12, "there is nothing before this }")]
+#[case("image:{name:web}", 1, "image has no elements")]
+#[case("changed:lately", 1, "is no time")]
 fn a_mistake_is_shown_where_it_is_with_what_to_write(
     #[case] query: &str,
     #[case] character: usize,
@@ -190,8 +212,11 @@ fn value() -> impl Strategy<Value = String> {
 }
 
 fn field() -> impl Strategy<Value = Field> {
-    let named: Vec<Field> =
-        NAMED.iter().map(|(_, field)| field.clone()).filter(|field| *field != Field::Created).collect();
+    let named: Vec<Field> = NAMED
+        .iter()
+        .map(|(_, field)| field.clone())
+        .filter(|field| !matches!(field, Field::Created | Field::Changed))
+        .collect();
     prop_oneof![
         prop::sample::select(named),
         "[a-z./]{1,10}".prop_map(Field::Label),
@@ -218,11 +243,32 @@ fn test() -> impl Strategy<Value = Test> {
     ]
 }
 
+/// What is asked of an element: paths only.
+fn of_element() -> impl Strategy<Value = Expression> {
+    let span = Span::default();
+    let path = prop::collection::vec("[a-zA-Z./ :}{]{1,6}", 1..3).prop_map(Field::Path);
+    let leaf = (path, test()).prop_map(move |(field, test)| Expression::Field(FieldClause { field, test, span }));
+    leaf.prop_recursive(3, 8, 2, move |inner| {
+        let of = prop_oneof![Just(vec!["container".to_owned()]), Just(vec!["ports".to_owned(), "a b".to_owned()])];
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 2..3).prop_map(Expression::All),
+            prop::collection::vec(inner.clone(), 2..3).prop_map(Expression::Any),
+            inner.clone().prop_map(|part| Expression::Not(Box::new(part))),
+            (of, inner).prop_map(move |(of, inner)| {
+                Expression::Element(ElementClause { of: Field::Path(of), inner: Box::new(inner), span })
+            }),
+        ]
+    })
+}
+
 fn expression() -> impl Strategy<Value = Expression> {
     let span = Span::default();
+    let of = prop_oneof![Just(Field::Container), Just(Field::Path(vec!["spec".to_owned(), "ports".to_owned()]))];
     let leaf = prop_oneof![
         prop::collection::vec(word().prop_map(|word| Pattern::plain(&word)), 1..3)
             .prop_map(move |words| Expression::Text(TextClause { words, span })),
+        (of, of_element())
+            .prop_map(move |(of, inner)| { Expression::Element(ElementClause { of, inner: Box::new(inner), span }) }),
         (field(), test()).prop_map(move |(field, test)| Expression::Field(FieldClause { field, test, span })),
     ];
     leaf.prop_recursive(4, 20, 3, |inner| {
@@ -248,7 +294,7 @@ proptest! {
     }
 
     #[test]
-    fn no_words_of_the_grammar_make_it_panic(text in "([-()\"\\\\:*?<>=\\[\\]{}. ]|AND|OR|NOT|TO|kind|created|now|[a-z0-9]){0,30}") {
+    fn no_words_of_the_grammar_make_it_panic(text in "([-()\"\\\\:*?<>=\\[\\]{}. ]|AND|OR|NOT|TO|kind|created|now|container:|[a-z0-9]){0,30}") {
         if let Ok(expression) = parse(&text) {
             prop_assert_eq!(parse(&expression.to_string()), Ok(expression));
         }

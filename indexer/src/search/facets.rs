@@ -65,7 +65,7 @@ pub fn count(cache: &Cache, index: &Index, scope: &Scope, by: &[Field], size: us
     let candidates = Candidates::of(cache, scope.clusters.as_ref());
     let lookup = Lookup::new(committed, &candidates);
     let counted = Counter::new(by).run(&lookup, scope).or_else(|error| {
-        tracing::warn!(%error, "facets were counted without the index");
+        index.give_up(&error);
         // Without an index nothing can be wrong with it.
         Counter::new(by).run(&Lookup::new(None, &candidates), scope)
     });

@@ -4,7 +4,7 @@
 //! taken out of its answer and looked at as it is now; so are parts that it doesn't know, and documents of which it can't say
 //! whether they pass.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,8 +29,8 @@ pub(super) struct Lookup<'a> {
     indexed: HashMap<PartKey, usize, ahash::RandomState>,
     /// Candidates that it doesn't know.
     scanned: Vec<usize>,
-    /// States of objects that are in the index and no longer in the cache: candidate, fingerprint.
-    gone: Vec<(usize, u64)>,
+    /// States of objects that are in the index and no longer in the cache: their fingerprints, by candidate.
+    gone: BTreeMap<usize, Vec<u64>>,
     /// Objects that have changed since: candidate, namespace, name.
     changed: BTreeSet<(usize, String, String)>,
 }
@@ -87,7 +87,7 @@ impl<'a> Lookup<'a> {
             committed,
             indexed: HashMap::default(),
             scanned: Vec::new(),
-            gone: Vec::new(),
+            gone: BTreeMap::new(),
             changed: BTreeSet::new(),
         };
         let changes: Vec<Option<Vec<FeedItem>>> =
@@ -141,11 +141,11 @@ impl<'a> Lookup<'a> {
         match change {
             Change::Bookmark { .. } => {}
             Change::Left { .. } => drop(left.insert(at)),
-            Change::Deleted { previous, .. } => self.gone.push((at, previous.version().fingerprint)),
+            Change::Deleted { previous, .. } => self.gone.entry(at).or_default().push(previous.version().fingerprint),
             Change::Upserted { entry, previous, .. } => {
                 let previous = previous.as_ref().map(|previous| previous.version().fingerprint);
                 if previous != Some(entry.version().fingerprint) {
-                    self.gone.extend(previous.map(|previous| (at, previous)));
+                    self.gone.entry(at).or_default().extend(previous);
                     self.changed.insert((at, entry.namespace().to_owned(), entry.name().to_owned()));
                 }
             }
@@ -194,10 +194,11 @@ impl<'a> Lookup<'a> {
                 present |= documents;
             }
         }
-        for (at, fingerprint) in &self.gone {
+        for (at, fingerprints) in &self.gone {
             let part = self.candidates.parts.get(*at).and_then(|candidate| self.part(candidate));
             let Some(of_part) = part.and_then(|part| segment.documents_of_part(&part)) else { continue };
-            for document in segment.with_fingerprint(*fingerprint).filter(|document| of_part.contains(*document)) {
+            let found = fingerprints.iter().flat_map(|fingerprint| segment.with_fingerprint(*fingerprint));
+            for document in found.filter(|document| of_part.contains(*document)) {
                 present.remove(document);
             }
         }

@@ -58,7 +58,9 @@ fn resolved(cache: &Cache, index: &Index, scope: &Scope, expression: &Expression
             ways.extend(follow(cache, index, scope, clause)?.into_iter().map(|owner| owner.owns()));
             Expression::Any(ways)
         }
-        Expression::Everything | Expression::Text(_) | Expression::Field(_) => expression.clone(),
+        Expression::Everything | Expression::Text(_) | Expression::Field(_) | Expression::Element(_) => {
+            expression.clone()
+        }
     })
 }
 

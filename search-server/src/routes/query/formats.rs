@@ -56,9 +56,7 @@ impl Format {
             _ => {}
         }
         let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let wanted = accepted
-            .flat_map(|value| value.split(','))
-            .filter(|word| !word.replace(' ', "").contains(";q=0;") && !word.replace(' ', "").ends_with(";q=0"));
+        let wanted = accepted.flat_map(|value| value.split(',')).filter(|word| !is_unwanted(word));
         let types = wanted.map(|word| word.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
         let known = types.filter_map(|media| match media.as_str() {
             "*/*" | "application/*" | "application/json" => Some(Self::Json),
@@ -78,6 +76,11 @@ impl Format {
             Self::Csv => "text/csv; charset=utf-8; header=present",
         }
     }
+}
+
+/// `text/csv;q=0` is what a client does not want.
+fn is_unwanted(accepted: &str) -> bool {
+    accepted.split(';').skip(1).any(|parameter| parameter.trim().eq_ignore_ascii_case("q=0"))
 }
 
 /// How an answer is to look.
