@@ -324,7 +324,13 @@ fn too_large(limit: usize) -> ApiError {
 /// Whether the answer may take any time: watches, also those below a resource that routes paths of its own.
 fn is_long_running(info: &RequestInfo, query: Option<&str>) -> bool {
     let watches = |query: &str| ListOptions::parse(query).is_ok_and(|options| options.watch);
-    info.is_watch() || (is_cached_collection(info) && query.is_some_and(watches))
+    let may_be = is_cached_collection(info) || is_query(info);
+    info.is_watch() || (may_be && query.is_some_and(watches))
+}
+
+/// Whether the path is that of a query over all kinds.
+fn is_query(info: &RequestInfo) -> bool {
+    info.is_resource_request && info.is_read_only() && info.parts == ["search", "query"]
 }
 
 /// Whether a path below `search/cache` is that of many objects: one that names an object is read, whatever it says.
@@ -412,7 +418,9 @@ mod tests {
     #[case("cache/api/v1/namespaces/shop/pods/web?watch=1", false)]
     #[case("cache/api/v1/namespaces/shop?watch=1", false)]
     #[case("cache/api/v1/nodes/one?watch=1", false)]
-    #[case("query?watch=1", false)]
+    #[case("query?q=kind:Pod&watch=1", true)]
+    #[case("query/more?watch=1", false)]
+    #[case("facets?watch=1", false)]
     #[case("cache/api/v1/pods", false)]
     fn only_real_watches_are_free_of_limits_and_deadlines(#[case] path: &str, #[case] expected: bool) {
         let uri: http::Uri = format!("{}/search/{path}", crate::GROUP_VERSION_PATH).parse().unwrap();

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use twox_hash::XxHash3_64;
 
 use crate::codec::{Codec, CodecError};
@@ -30,7 +30,8 @@ const FEED_BYTES: usize = 32 << 20;
 #[derive(Debug, Default)]
 pub struct Cache {
     resources: RwLock<BTreeMap<GroupVersionResource, Arc<ResourceCache>>>,
-    changed: Arc<Notify>,
+    /// Tells those who follow all resources.
+    changed: watch::Sender<()>,
 }
 
 impl Cache {
@@ -40,7 +41,7 @@ impl Cache {
             return Arc::clone(known);
         }
         let mut resources = self.resources.write();
-        let new = || Arc::new(ResourceCache::new(resource.clone(), Arc::clone(&self.changed)));
+        let new = || Arc::new(ResourceCache::new(resource.clone(), self.changed.clone()));
         Arc::clone(resources.entry(resource.clone()).or_insert_with(new))
     }
 
@@ -54,15 +55,15 @@ impl Cache {
         self.resources.read().values().cloned().collect()
     }
 
-    /// Returns when something has changed in any resource since the last call returned. For one caller.
-    pub async fn changed(&self) {
-        self.changed.notified().await;
+    /// Tells when something has changed in any resource.
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Forgets resources that no cluster contributes to and nobody reads.
     pub fn drop_unused(&self) {
         self.resources.write().retain(|_, cache| Arc::strong_count(cache) > 1 || !cache.state.lock().parts.is_empty());
-        self.changed.notify_one();
+        self.changed.send_replace(());
     }
 }
 
@@ -74,8 +75,8 @@ pub struct ResourceCache {
     label_sets: LabelSets,
     state: Mutex<State>,
     newest: watch::Sender<u64>,
-    /// Tells the one who follows all resources.
-    changed: Arc<Notify>,
+    /// Tells those who follow all resources.
+    changed: watch::Sender<()>,
     /// Makes fingerprints of the same object in two versions of its resource differ.
     seed: u64,
 }
@@ -227,7 +228,7 @@ impl Change {
 }
 
 impl ResourceCache {
-    fn new(resource: GroupVersionResource, changed: Arc<Notify>) -> Self {
+    fn new(resource: GroupVersionResource, changed: watch::Sender<()>) -> Self {
         let name = format!("{}/{}/{}", resource.group, resource.version, resource.resource);
         Self {
             seed: XxHash3_64::oneshot(name.as_bytes()),
@@ -323,7 +324,7 @@ impl ResourceCache {
         let newest = state.next_sequence;
         drop(state);
         self.newest.send_replace(newest);
-        self.changed.notify_one();
+        self.changed.send_replace(());
     }
 
     /// Trains the codec and makes the frames that were made before it anew. Runs on a blocking thread.

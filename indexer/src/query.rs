@@ -149,6 +149,13 @@ const NAMED: [(&str, Field); 14] = [
     ("changed", Field::Changed),
 ];
 
+impl Field {
+    /// The names of fields that are no paths.
+    pub fn named() -> impl Iterator<Item = &'static str> {
+        NAMED.iter().map(|(name, _)| *name)
+    }
+}
+
 /// What is asked of a field. Of several values, any may pass.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Test {
@@ -174,6 +181,19 @@ pub struct Bound {
     pub value: Literal,
     /// Whether the value itself belongs to the range.
     pub is_inclusive: bool,
+}
+
+impl Bound {
+    /// Whether it can stand behind `>` and `<`.
+    fn can_be_compared_with(&self) -> bool {
+        let text = self.value.text();
+        !text.is_empty() && !text.starts_with('=')
+    }
+
+    fn write(&self, sign: char, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{sign}{}", if self.is_inclusive { "=" } else { "" })?;
+        write_value(formatter, self.value.text())
+    }
 }
 
 /// A text with wildcards: `*` for any characters, `?` for one.
@@ -342,6 +362,12 @@ impl fmt::Display for Test {
             Self::Exists => formatter.write_str("*"),
             Self::Is(text) => write_value(formatter, text),
             Self::Like(pattern) => write!(formatter, "{pattern}"),
+            Self::Within { lower: Some(bound), upper: None } if bound.can_be_compared_with() => {
+                bound.write('>', formatter)
+            }
+            Self::Within { lower: None, upper: Some(bound) } if bound.can_be_compared_with() => {
+                bound.write('<', formatter)
+            }
             Self::Within { lower, upper } => {
                 formatter.write_str(if lower.as_ref().is_some_and(|bound| !bound.is_inclusive) { "{" } else { "[" })?;
                 for (bound, separator) in [(lower, " TO "), (upper, "")] {

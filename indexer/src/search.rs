@@ -7,10 +7,14 @@
 //! blocking thread; it ends at its deadline with what was found by then, and says so.
 
 mod candidates;
+pub mod differences;
+pub mod explain;
 pub mod facets;
 mod lookup;
+pub mod names;
 pub mod order;
 pub mod owners;
+pub mod watch;
 
 use std::collections::{BTreeSet, BinaryHeap};
 use std::time::Instant;

@@ -41,15 +41,16 @@ pub fn run(cli: Cli) -> ExitCode {
             logging::start_quiet();
             in_runtime(demo::run(args))
         }
-        Command::Search(args) => return ask(args),
+        Command::Search(args) => return asking(client::search(args)),
+        Command::Diff(args) => return asking(client::diff(args)),
         Command::Version => writeln!(std::io::stdout(), "{}", args::version_text()).map_err(Into::into),
-        Command::Completion { shell } => {
-            args::write_completion(shell, &mut std::io::stdout());
-            Ok(())
-        }
+        Command::Completion { shell } => args::write_completion(shell, &mut std::io::stdout()).map_err(Into::into),
+        Command::Man { command } => args::write_manual(command.as_deref(), &mut std::io::stdout()).map_err(Into::into),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        // Who reads no further has seen enough.
+        Err(error) if client::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Standard error may be closed; there is nobody left to tell then.
             let _ = writeln!(std::io::stderr(), "fleetglass: {error:#}");
@@ -58,11 +59,11 @@ pub fn run(cli: Cli) -> ExitCode {
     }
 }
 
-/// Asks a running server; the exit code says whether something was found.
-fn ask(args: args::SearchArgs) -> ExitCode {
+/// Asks a running server; the exit code says what came of it.
+fn asking(work: impl Future<Output = ExitCode>) -> ExitCode {
     let mut code = ExitCode::from(2);
     let asked = in_runtime(async {
-        code = client::run(args).await;
+        code = work.await;
         Ok(())
     });
     if let Err(error) = asked {

@@ -95,18 +95,20 @@ async fn run(
         move || Follower::open(&settings, index, stop)
     };
     let mut follower = blocking(opening).await?;
+    let mut news = cache.subscribe();
     loop {
+        // Changes that come from here on are seen by the next step, if not by this one.
+        news.mark_unchanged();
         let work = {
             let cache = Arc::clone(&cache);
             move || follower.step(&cache).map(|()| follower)
         };
         follower = blocking(work).await?;
-        // Changes that came meanwhile have left their note, so nothing is missed.
         let gathered = async {
             tokio::select! {
                 biased;
                 () = index.given_up.notified() => return Err(IndexError::Damaged("a query could not read it")),
-                () = cache.changed() => tokio::time::sleep(GATHERING).await,
+                _ = news.changed() => tokio::time::sleep(GATHERING).await,
                 () = tokio::time::sleep(BETWEEN_SWEEPS), if follower.has_leftovers() => {}
             }
             Ok(())

@@ -188,6 +188,26 @@ pub(super) fn path_of(text: &str) -> Vec<String> {
     text.split(STEP).map(str::to_owned).collect()
 }
 
+/// Not behind the first path's terms.
+pub(super) const FIRST_PATH: &[u8] = b"p";
+
+/// A path that has terms.
+pub(super) struct PathPlace {
+    pub(super) path: Vec<String>,
+    /// Whether something else than fields stands there.
+    pub(super) has_value: bool,
+    /// Behind the terms of this path.
+    pub(super) behind: Vec<u8>,
+}
+
+/// The path of a term; none if it is not of a path.
+pub(super) fn path_place(term: &str) -> Option<PathPlace> {
+    let (place, value) = term.split_once(VALUE)?;
+    let path = path_of(place.strip_prefix('p')?);
+    let behind = format!("{place}{BEHIND_VALUES}").into_bytes();
+    Some(PathPlace { path, has_value: !value.starts_with(OBJECT), behind })
+}
+
 /// Objects that have values of a field which are not among the terms.
 pub(super) fn cut(field: &Field) -> Option<String> {
     place(field).map(|place| format!("{place}{VALUE}{CUT}"))

@@ -499,3 +499,44 @@ fn a_question_that_the_index_can_decide_opens_no_object() {
         }
     }
 }
+
+#[test]
+fn names_of_fields_come_from_the_index_as_from_objects() {
+    let mut world = World::new();
+    let object =
+        json!({ "spec": { "list": [{ "x": 1 }], "only": {} }, "metadata": { "labels": { "a.b/c": "x", "app": "y" } } });
+    let change = Written { cluster: "east", kind: 1, namespace: "shop", name: "web".to_owned(), body: Some(object) };
+    world.apply(&change);
+    let names = |index: &Index, beginning: &str| crate::search::names::field_names(&world.cache, index, beginning, 20);
+    let (of_spec, of_labels) = (["spec.list.x"], ["label.a.b/c", "label.app"]);
+    assert_eq!(
+        (names(&Index::default(), "spec"), names(&Index::default(), "label")),
+        (vec![of_spec[0].to_owned()], of_labels.map(str::to_owned).to_vec())
+    );
+    world.follower.step(&world.cache).unwrap();
+    assert_eq!(
+        (names(&world.index, "spec"), names(&world.index, "label")),
+        (vec![of_spec[0].to_owned()], of_labels.map(str::to_owned).to_vec())
+    );
+}
+
+#[tokio::test]
+async fn thousands_of_label_keys_are_told_apart_and_take_no_more_than_themselves() {
+    let mut world = World::new();
+    for number in 0..5000 {
+        let labels = json!({ format!("key-{number}"): "yes", format!("key-{number}.more"): "no" });
+        let body =
+            json!({ "metadata": { "labels": labels }, "spec": { format!("step-{number}"): { "deep": number } } });
+        let name = format!("object-{number}");
+        world.apply(&Written { cluster: "east", kind: 0, namespace: "shop", name, body: Some(body) });
+    }
+    world.step();
+    let counted = |query: &str| {
+        let expression = parse(query).unwrap();
+        count(&world.cache, &world.index, &scope(&expression), &[], 0).unwrap().total
+    };
+    assert_eq!((counted("label.key-77:yes"), counted("label.key-77:no"), counted("label.key-77.more:no")), (1, 0, 1));
+    assert_eq!((counted("spec.step-4999.deep:4999"), counted("label.key-4999.more:*")), (1, 1));
+    let bytes = world.index.counters.bytes.load(Ordering::Relaxed);
+    assert!(bytes < 5000 * 600, "{bytes} bytes");
+}

@@ -2,6 +2,8 @@
 //!
 //! Of a Secret only metadata and type are seen: what it keeps secret can be asked for by nobody.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -151,6 +153,11 @@ impl Document {
         self.containers().filter_map(|container| container.get("name")?.as_str()).collect()
     }
 
+    /// Paths at which values stand that can be asked for.
+    pub(crate) fn paths(&self, found: &mut BTreeSet<Vec<String>>) {
+        paths_below(&self.0, &mut Vec::new(), found);
+    }
+
     /// What a clause about elements asks one of.
     pub(super) fn elements(&self, of: &Field) -> Vec<&Value> {
         let mut elements: Vec<&Value> = match of {
@@ -233,6 +240,21 @@ pub(super) fn collect<'a>(value: &'a Value, steps: &[String], found: &mut Vec<&'
 
 /// Deeper than any template stands.
 const DEEPEST_TEMPLATE: usize = 8;
+
+fn paths_below(value: &Value, path: &mut Vec<String>, found: &mut BTreeSet<Vec<String>>) {
+    match value {
+        Value::Array(elements) => elements.iter().for_each(|element| paths_below(element, path, found)),
+        Value::Object(fields) => {
+            for (name, inner) in fields {
+                path.push(name.clone());
+                paths_below(inner, path, found);
+                path.pop();
+            }
+        }
+        Value::Null => {}
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => drop(found.insert(path.clone())),
+    }
+}
 
 fn container_lists_below<'a>(
     value: &'a Value,

@@ -334,6 +334,27 @@ impl Expression {
         }
     }
 
+    /// Calls for every clause about a field of whole objects.
+    pub fn for_each_field(&self, call: &mut dyn FnMut(&FieldClause)) {
+        match self {
+            Self::Field(clause) => call(clause),
+            Self::All(parts) | Self::Any(parts) => parts.iter().for_each(|part| part.for_each_field(call)),
+            Self::Not(part) => part.for_each_field(call),
+            Self::Text(_) | Self::Everything | Self::Element(_) => {}
+        }
+    }
+
+    /// Whether it asks for a field anywhere.
+    pub fn asks_for(&self, field: &Field) -> bool {
+        match self {
+            Self::Field(clause) => clause.field == *field,
+            Self::Element(clause) => clause.of == *field,
+            Self::All(parts) | Self::Any(parts) => parts.iter().any(|part| part.asks_for(field)),
+            Self::Not(part) => part.asks_for(field),
+            Self::Text(_) | Self::Everything => false,
+        }
+    }
+
     /// The fields it names, each once, in their order.
     pub fn fields(&self) -> Vec<&Field> {
         let mut fields: Vec<&Field> = match self {

@@ -7,7 +7,7 @@ use super::Hit;
 use crate::cache::{Cache, Part, ResourceCache};
 use crate::codec::Decoder;
 use crate::entry::Entry;
-use crate::resource::ClusterName;
+use crate::resource::{ClusterName, GroupVersionResource};
 use crate::version::MergedVersion;
 
 /// One cluster's objects of one resource.
@@ -20,17 +20,31 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    /// Whether it is in step, and how far its version is on the way from `v1alpha1` over `v1beta1` and `v1` to `v2`.
-    fn rank(&self) -> (bool, u8, Vec<u32>) {
-        let version = &*self.part.served.gvr.version;
-        let stability = match version {
-            _ if version.contains("alpha") => 0,
-            _ if version.contains("beta") => 1,
-            _ => 2,
-        };
-        let numbers = version.split(|character: char| !character.is_ascii_digit());
-        (self.part.sync.synced, stability, numbers.filter_map(|number| number.parse().ok()).collect())
+    /// Whether it is in step, and how mature its version is.
+    fn rank(&self) -> (bool, (u8, Vec<u32>)) {
+        (self.part.sync.synced, maturity(&self.part.served.gvr.version))
     }
+}
+
+/// How far a version is on the way from `v1alpha1` over `v1beta1` and `v1` to `v2`.
+fn maturity(version: &str) -> (u8, Vec<u32>) {
+    let stability = match version {
+        _ if version.contains("alpha") => 0,
+        _ if version.contains("beta") => 1,
+        _ => 2,
+    };
+    let numbers = version.split(|character: char| !character.is_ascii_digit());
+    (stability, numbers.filter_map(|number| number.parse().ok()).collect())
+}
+
+/// Whether a cluster's objects are not cached in a newer version too.
+pub(super) fn is_foremost(cache: &Cache, resource: &GroupVersionResource, cluster: &ClusterName) -> bool {
+    let others = cache.all().into_iter().filter(|other| {
+        let other = other.resource();
+        (&other.group, &other.resource) == (&resource.group, &resource.resource) && other.version != resource.version
+    });
+    let mine = maturity(&resource.version);
+    others.filter(|other| maturity(&other.resource().version) > mine).all(|other| other.part(cluster).is_none())
 }
 
 /// What may be looked at: each object once, also if registries select its resource in several versions. Then the part counts

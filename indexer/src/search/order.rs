@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::Hit;
 use crate::query::document::{Document, Facts};
 use crate::query::evaluate::{Evaluator, field_texts};
 use crate::query::value::Quantity;
@@ -156,6 +157,20 @@ impl SortKey {
         Self { values, identity }
     }
 
+    /// By identity alone, behind the same object of every cluster.
+    pub(super) fn behind_clusters_of(hit: &Hit) -> Self {
+        let (namespace, name) = (hit.entry.namespace().to_owned(), hit.entry.name().to_owned());
+        let last = char::MAX.to_string();
+        Self::new(Vec::new(), [hit.served.kind.to_string(), namespace, name, last, String::new()])
+    }
+
+    /// Whether it is that of [`SortKey::behind_clusters_of`].
+    pub(super) fn is_behind_clusters_of(&self, hit: &Hit) -> bool {
+        let [kind, namespace, name, ..] = &self.identity;
+        (kind.as_str(), namespace.as_str(), name.as_str())
+            == (&*hit.served.kind, hit.entry.namespace(), hit.entry.name())
+    }
+
     /// What each field of the order is.
     pub(crate) fn values(&self) -> &[SortValue] {
         &self.values
@@ -180,22 +195,22 @@ pub(crate) fn sort_value(text: &str) -> SortValue {
 
 /// Something with its place in an order.
 #[derive(Debug)]
-pub(super) struct Ranked<T> {
+pub(crate) struct Ranked<T> {
     key: SortKey,
     order: Order,
     value: T,
 }
 
 impl<T> Ranked<T> {
-    pub(super) fn new(key: SortKey, order: &Order, value: T) -> Self {
+    pub(crate) fn new(key: SortKey, order: &Order, value: T) -> Self {
         Self { key, order: order.clone(), value }
     }
 
-    pub(super) fn key(&self) -> &SortKey {
+    pub(crate) fn key(&self) -> &SortKey {
         &self.key
     }
 
-    pub(super) fn into_value(self) -> T {
+    pub(crate) fn into_value(self) -> T {
         self.value
     }
 }

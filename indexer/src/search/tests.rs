@@ -1,5 +1,6 @@
 //! Questions over a small estate, and what must hold for every page.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -24,8 +25,10 @@ fn put(cache: &Cache, cluster: &str, kind: &str, objects: &[(&str, &str)]) {
         .enumerate()
         .map(|(version, (name, rest))| {
             let version = version + 1;
-            let text =
-                format!(r#"{{"metadata":{{"namespace":"shop","name":"{name}","resourceVersion":"{version}"}}{rest}}}"#);
+            let usual =
+                format!(r#""metadata":{{"namespace":"shop","name":"{name}","resourceVersion":"{version}"}}{rest}"#);
+            let own = rest.strip_prefix(',').filter(|own| own.starts_with(r#""metadata""#));
+            let text = format!("{{{}}}", own.unwrap_or(&usual));
             PreparedChange::Upsert(writer.prepare(reader.read(&text).unwrap()).unwrap())
         })
         .collect();
@@ -149,4 +152,119 @@ proptest! {
         }
         prop_assert_eq!(paged, whole);
     }
+}
+
+/// What a watch has given, as `TYPE cluster/name`.
+async fn next_events(watch: &mut watch::SearchWatch) -> Vec<String> {
+    let events = tokio::time::timeout(Duration::from_secs(10), watch.next()).await.unwrap().unwrap();
+    let name = |event: &watch::SearchEvent| {
+        format!("{} {}/{}", event.event_type.as_str(), event.hit.cluster, event.hit.entry.name())
+    };
+    events.iter().map(name).collect()
+}
+
+#[tokio::test]
+async fn a_watch_gives_what_passes_then_what_comes_changes_and_goes() {
+    let cache = Arc::new(estate());
+    let begin = |query: &str| watch::SearchWatch::begin(Arc::clone(&cache), &Index::default(), scope(query));
+    let (mut watch, first) = begin("kind:(Deployment OR StatefulSet) spec.replicas:>1");
+    let (hits, rest) = first.next().unwrap();
+    let found: Vec<String> = hits.iter().map(|hit| format!("{}/{}", hit.cluster, hit.entry.name())).collect();
+    assert_eq!(found, ["pegasus/nginx", "pegasus-2/nginx", "pegasus-2/redis"]);
+    assert!(rest.is_none());
+    let replicas = |number: u32| format!(r#","spec":{{"replicas":{number}}}"#);
+    put(&cache, "pegasus", "Deployment", &[("redis", &replicas(2)), ("nginx", &replicas(10)), ("idle", &replicas(0))]);
+    assert_eq!(next_events(&mut watch).await, ["ADDED pegasus/redis"], "what is as it was is no event");
+    put(&cache, "pegasus", "Deployment", &[("redis", &replicas(1)), ("nginx", &replicas(4))]);
+    assert_eq!(next_events(&mut watch).await, ["DELETED pegasus/redis", "MODIFIED pegasus/nginx"]);
+    put(&cache, "north", "StatefulSet", &[("db", &replicas(3))]);
+    assert_eq!(next_events(&mut watch).await, ["ADDED north/db"], "a kind that nobody had selected before");
+    cache.open(&GroupVersionResource::new("apps", "v1", "deployments")).remove(&"pegasus-2".into());
+    assert_eq!(next_events(&mut watch).await, ["DELETED pegasus-2/nginx", "DELETED pegasus-2/redis"]);
+}
+
+#[tokio::test]
+async fn a_watch_that_fell_behind_is_told_so() {
+    let cache = Arc::new(estate());
+    let (mut watch, _) = watch::SearchWatch::begin(Arc::clone(&cache), &Index::default(), scope("kind:Pod name:none"));
+    let names: Vec<String> = (0..17_000).map(|number| format!("pod-{number}")).collect();
+    let pods: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
+    put(&cache, "pegasus", "Pod", &pods);
+    assert_eq!(watch.next().await.unwrap_err(), watch::WatchError::Expired);
+}
+
+fn shown(difference: &differences::Difference) -> String {
+    let names = |clusters: &[crate::resource::ClusterName]| {
+        clusters.iter().map(crate::resource::ClusterName::as_str).collect::<Vec<_>>().join(",")
+    };
+    let fields: Vec<&str> = difference.fields.iter().map(|field| field.path.as_str()).collect();
+    let differences::Difference { kind, name, present_in, missing_in, .. } = difference;
+    format!("{kind} {name}: in {} not in {} fields {}", names(present_in), names(missing_in), fields.join(","))
+}
+
+fn list_of(found: &differences::Differences) -> Vec<String> {
+    found.items.iter().map(shown).collect()
+}
+
+#[test]
+fn clusters_differ_in_what_they_lack_and_in_what_somebody_wanted() {
+    use differences::{Kept, differences};
+    let cache = estate();
+    let container = |image: &str, rest: &str| {
+        format!(
+            r#","metadata":{{"namespace":"shop","name":"web","resourceVersion":"7","uid":"{image}","labels":{{"a.b/c":"{image}"}},
+            "annotations":{{"deployment.kubernetes.io/revision":"{image}"}}}},"status":{{"x":"{image}"}},
+            "spec":{{"containers":[{{"name":"side"}},{{"name":"web","image":"{image}"}}{rest}]}}"#
+        )
+    };
+    put(&cache, "pegasus", "Deployment", &[("web", &container("1", ""))]);
+    put(&cache, "pegasus-2", "Deployment", &[("web", &container("2", r#",{"name":"more"}"#))]);
+    let owned = r#","metadata":{"namespace":"shop","name":"web-1","resourceVersion":"7","ownerReferences":[{"kind":"X","name":"x","uid":"u","controller":true}]}"#;
+    put(&cache, "pegasus", "Deployment", &[("web-1", owned)]);
+    for resource in cache.all() {
+        for cluster in ["pegasus", "pegasus-2"] {
+            if let Some(part) = resource.part(&cluster.into()) {
+                resource.writer(&cluster.into(), &part.served).finish_list(&part.objects, "9".into());
+            }
+        }
+    }
+    let ask =
+        |kept, limit, after| differences(&cache, &Index::default(), &scope("kind:Deployment"), kept, limit, after);
+    let all = ask(Kept::All, 50, None);
+    let nginx = "Deployment nginx: in pegasus,pegasus-2 not in  fields spec.replicas";
+    let web = "Deployment web: in pegasus,pegasus-2 not in  fields label.a.b/c,spec.containers[web].image,spec.containers[more]";
+    let redis = "Deployment redis: in pegasus,pegasus-2 not in  fields spec.replicas";
+    assert_eq!(list_of(&all), ["Deployment idle: in pegasus not in pegasus-2 fields ", nginx, redis, web]);
+    assert_eq!((all.compared, all.next.is_none(), all.is_partial), (4, true, false));
+    assert_eq!(ask(Kept::Missing, 50, None).items.len(), 1);
+    let first = ask(Kept::Changed, 2, None);
+    assert_eq!(list_of(&first), [nginx, redis]);
+    assert_eq!(list_of(&ask(Kept::Changed, 2, first.next)), [web]);
+}
+
+#[test]
+fn an_explanation_says_what_each_part_takes() {
+    let cache = estate();
+    let asked = scope("kind:Deployment (spec.replicas:>5 OR -name:redis)");
+    let (part, is_complete) = explain::explain_counts(&cache, &Index::default(), &asked);
+    assert!(is_complete);
+    let counts: Vec<Option<u64>> = part
+        .parts
+        .iter()
+        .flat_map(|part| std::iter::once(part.objects).chain(part.parts.iter().map(|p| p.objects)))
+        .collect();
+    assert_eq!((part.objects, counts), (Some(3), vec![Some(5), Some(5), Some(1), Some(5)]));
+    let hits =
+        answer(&cache, &Index::default(), &question("kind:Deployment name:redis cluster:pegasus", "", 1, None)).hits;
+    let part = explain::explain_object(&asked, &hits[0]).unwrap();
+    assert_eq!((part.holds, part.parts[0].holds, part.parts[1].holds), (Some(false), Some(true), Some(false)));
+    assert_eq!(part.parts[1].parts[0].found.as_deref(), Some(&["1".to_owned()][..]));
+}
+
+#[test]
+fn names_of_fields_are_those_that_objects_have() {
+    let names = |beginning: &str| names::field_names(&estate(), &Index::default(), beginning, 10);
+    assert_eq!(names("spec.re"), ["spec.replicas"]);
+    assert_eq!(names("cl"), ["cluster"]);
+    assert_eq!(names("spec.c"), ["spec.containers.image"]);
 }

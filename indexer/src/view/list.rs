@@ -136,7 +136,8 @@ impl ListCursor {
             if let Err(error) = self.decoder.append(listed.entry.frame(), output) {
                 return Some(Err(error));
             }
-            if !self.query.filter.reads_fields() || self.query.filter.fields_hold(&output[before..]) {
+            let object = &output[before..];
+            if !self.query.reads_objects() || self.query.holds(&listed.cluster, &listed.entry, object) {
                 return Some(Ok(listed));
             }
             output.truncate(before);
@@ -147,8 +148,9 @@ impl ListCursor {
         loop {
             let head = self.heads.pop()?;
             self.push_head(head.source);
-            if self.query.admits(&head.entry) {
-                return Some(Listed { cluster: self.sources[head.source].cluster.clone(), entry: head.entry });
+            let cluster = &self.sources[head.source].cluster;
+            if self.query.admits(cluster, &head.entry) {
+                return Some(Listed { cluster: cluster.clone(), entry: head.entry });
             }
         }
     }
@@ -167,7 +169,7 @@ impl Iterator for ListCursor {
     fn next(&mut self) -> Option<Listed> {
         loop {
             let listed = self.next_admitted()?;
-            if self.query.matches(&listed.entry, &self.decoder, &mut self.scratch) {
+            if self.query.matches(&listed.cluster, &listed.entry, &self.decoder, &mut self.scratch) {
                 return Some(listed);
             }
         }

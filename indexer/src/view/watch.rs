@@ -175,7 +175,7 @@ impl Watch {
         let mut scratch = Vec::new();
         let events = entries
             .iter()
-            .filter(|entry| self.query.matches(entry, &decoder, &mut scratch))
+            .filter(|entry| self.query.matches(cluster, entry, &decoder, &mut scratch))
             .filter_map(|entry| event(EventType::Added, cluster, entry, &decoder))
             .collect();
         self.given = entries.last().cloned();
@@ -212,7 +212,7 @@ impl Watch {
         let mut events = Vec::new();
         for FeedItem { cluster, change, .. } in items.into_iter().filter(|item| self.query.wants_cluster(&item.cluster))
         {
-            let mut matches = |entry: &Entry| self.query.matches(entry, &decoder, &mut scratch);
+            let mut matches = |entry: &Entry| self.query.matches(&cluster, entry, &decoder, &mut scratch);
             match change {
                 Change::Upserted { entry, previous, .. } => {
                     let event_type = match (previous.as_ref().is_some_and(&mut matches), matches(&entry)) {

@@ -24,7 +24,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use accepted::Given;
 pub use accepted::IgnoredFlag;
 pub use clap_complete::Shell;
-pub use search::{Output, SearchArgs};
+use clap_complete::env::{CompleteEnv, Shells};
+pub use search::{Connection, DiffArgs, Only, Output, SearchArgs};
 pub use serve::{
     Audit, Authentication, Authorization, ControlPlane, Etcd, Features, Insight, Limits, Logging, Members, Own,
     ServeArgs, Serving,
@@ -34,6 +35,7 @@ pub use values::{
     SniCertificate,
 };
 
+const PROGRAM: &str = "fleetglass";
 /// The name under which the program takes the arguments of `serve` directly.
 const DROP_IN_NAME: &str = "karmada-search";
 /// The subcommands that the drop-in name knows beside its flags.
@@ -57,12 +59,19 @@ pub enum Command {
     Demo(DemoArgs),
     /// Ask a running server for objects, and show them; ends with 0 if something was found, 1 if nothing was, 2 on trouble
     Search(SearchArgs),
+    /// Compare clusters: objects that some lack, and fields that differ; ends with 0 if they are alike, 1 if not, 2 on trouble
+    Diff(DiffArgs),
     /// Print the version
     Version,
-    /// Print a completion script for a shell
+    /// Print a completion script for a shell; it asks the server for names of fields and for their values
     Completion {
         /// Which shell
         shell: Shell,
+    },
+    /// Print the manual page, of the program or of one of its commands
+    Man {
+        /// Which command
+        command: Option<String>,
     },
 }
 
@@ -78,8 +87,10 @@ pub struct DemoArgs {
 }
 
 impl Cli {
-    /// Reads the command line of this process. Ends the process if it asks for help or cannot be understood.
+    /// Reads the command line of this process. Ends the process if it asks for help or cannot be understood, and once a shell
+    /// that asks for completions has them.
     pub fn from_process() -> Self {
+        CompleteEnv::with_factory(command).complete();
         Self::from_words(std::env::args_os()).unwrap_or_else(|error| error.exit())
     }
 
@@ -110,9 +121,38 @@ pub fn default_kubeconfig() -> PathBuf {
     serve::default_data_dir(|name| std::env::var_os(name).map(PathBuf::from)).join("kubeconfig")
 }
 
-/// Writes a shell's completion script.
-pub fn write_completion(shell: Shell, output: &mut dyn Write) {
-    clap_complete::generate(shell, &mut command(), "fleetglass", output);
+/// Writes a shell's completion script, which asks the program itself what may follow.
+///
+/// # Errors
+/// If it can't be written.
+pub fn write_completion(shell: Shell, output: &mut dyn Write) -> std::io::Result<()> {
+    let shells = Shells::builtins();
+    let name = shell.to_string();
+    let completer =
+        shells.completer(&name).ok_or_else(|| std::io::Error::other(format!("no completion for {name}")))?;
+    if shell == Shell::Bash {
+        // Else the shell takes each side of a colon for a word of its own.
+        writeln!(output, "COMP_WORDBREAKS=${{COMP_WORDBREAKS//:}}")?;
+    }
+    completer.write_registration("COMPLETE", PROGRAM, PROGRAM, PROGRAM, output)
+}
+
+/// Writes a manual page.
+///
+/// # Errors
+/// If there is no such command, or the page can't be written.
+pub fn write_manual(of: Option<&str>, output: &mut dyn Write) -> std::io::Result<()> {
+    let mut program = command();
+    program.build();
+    let page = match of {
+        None => program,
+        Some(name) => {
+            let command = program.get_subcommands().find(|command| command.get_name() == name);
+            let command = command.ok_or_else(|| std::io::Error::other(format!("there is no command {name}")))?;
+            command.clone().name(format!("{PROGRAM}-{name}"))
+        }
+    };
+    clap_mangen::Man::new(page).render(output)
 }
 
 /// What `version` prints.

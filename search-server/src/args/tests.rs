@@ -302,11 +302,24 @@ fn data_goes_where_the_desktops_rules_say() {
 }
 
 #[test]
-fn a_completion_script_knows_the_flags() {
-    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::PowerShell] {
+fn a_completion_script_asks_the_program() {
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::PowerShell, Shell::Elvish] {
         let mut script = Vec::new();
-        write_completion(shell, &mut script);
+        write_completion(shell, &mut script).unwrap();
         let script = String::from_utf8(script).unwrap();
-        assert!(script.contains("etcd-servers") && script.contains("write-kubeconfig"), "{shell}");
+        assert!(script.contains("COMPLETE") && script.contains("fleetglass"), "{shell}: {script}");
     }
+}
+
+#[test]
+fn each_command_has_a_manual_page() {
+    let page = |of: Option<&str>| {
+        let mut page = Vec::new();
+        write_manual(of, &mut page).map(|()| String::from_utf8(page).unwrap())
+    };
+    assert!(page(None).unwrap().contains(".TH fleetglass 1"));
+    let search = page(Some("search")).unwrap();
+    assert!(search.contains(".TH fleetglass-search 1") && search.contains("explain"), "{search}");
+    assert!(page(Some("serve")).unwrap().contains("etcd"));
+    assert!(page(Some("sreve")).unwrap_err().to_string().contains("no command sreve"));
 }

@@ -53,7 +53,7 @@ impl Objects {
 }
 
 /// Puts what may be seen of a Secret in its place.
-fn leave_out_secrets(output: &mut Vec<u8>, begun: usize) {
+pub(super) fn leave_out_secrets(output: &mut Vec<u8>, begun: usize) {
     let seen = Document::read(output.get(begun..).unwrap_or_default()).map(|document| document.to_json());
     output.truncate(begun);
     output.extend(seen.unwrap_or_else(|| b"null".to_vec()));

@@ -1,5 +1,8 @@
 //! Lists of one resource over all clusters.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use apiservice::encode::{Offer, View, negotiate};
 use apiservice::error::ApiError;
 use apiservice::layers::Compressible;
@@ -10,13 +13,20 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use indexer::cache::{ResourceCache, Snapshot};
 use indexer::entry::EntryKey;
-use indexer::resource::GroupVersionResource;
+use indexer::query::Expression;
+use indexer::query::evaluate::Evaluator;
+use indexer::resource::{ApiResource, GroupVersionResource};
+use indexer::search::order::Order;
 use indexer::status::{Notice, notices};
 use indexer::version::ContinueToken;
 use indexer::view::list::{ListCursor, Listed};
+use indexer::view::sorted::{SortedPage, sorted_page};
+use indexer::view::{Query, Search};
+use jiff::Timestamp;
 
 use super::body::{ListBody, Objects, Verbatim};
 use super::options::CacheOptions;
+use super::query::{DEADLINE, Token};
 use super::table::Rows;
 use super::{SearchState, known, warning};
 
@@ -33,8 +43,12 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    pub(super) fn query(&self) -> indexer::view::Query {
-        self.options.query(self.namespace.as_deref(), self.name.as_deref())
+    pub(super) fn query(&self, kind: &str) -> Query {
+        self.options.query(self.served(kind), self.namespace.as_deref(), self.name.as_deref())
+    }
+
+    fn served(&self, kind: &str) -> ApiResource {
+        ApiResource { gvr: self.resource.clone(), kind: kind.into(), namespaced: true, watchable: true }
     }
 }
 
@@ -56,16 +70,19 @@ pub(super) fn kind_of(state: &SearchState, resource: &GroupVersionResource) -> R
 }
 
 /// Answers a list.
-pub(super) fn answer(state: &SearchState, headers: &HeaderMap, asked: &Asked) -> Result<Response, ApiError> {
+pub(super) async fn answer(state: &SearchState, headers: &HeaderMap, asked: &Asked) -> Result<Response, ApiError> {
     let kind = kind_of(state, &asked.resource)?;
     let cache = state.cache.open(&asked.resource);
-    let query = asked.query();
+    let query = asked.query(&kind);
     let snapshot = cache.snapshot(query.clusters.as_ref());
     let notices = notices(&state.overview(), &asked.resource, &snapshot, &query);
     if let Some(name) = &asked.name {
         state.lookups.count(holds(&snapshot, asked.namespace.as_deref(), name));
     }
-    let page = Page::choose(&cache, &snapshot, asked);
+    let page = match &asked.options.order {
+        Some((order, _)) => Page::sort(state, &cache, &snapshot, asked, query, order).await?,
+        None => Page::choose(&cache, &snapshot, asked, query),
+    };
     let body = if wants_table(headers) {
         let rows = Rows::new(&asked.resource, &kind, &snapshot, asked.options.include_object);
         let head = apiservice::table::open(&page.metadata, rows.columns())?;
@@ -107,14 +124,50 @@ struct Page {
 }
 
 impl Page {
-    fn choose(cache: &ResourceCache, snapshot: &Snapshot, asked: &Asked) -> Self {
-        let query = asked.query();
+    /// In another order than that of names.
+    async fn sort(
+        state: &SearchState,
+        cache: &ResourceCache,
+        snapshot: &Snapshot,
+        asked: &Asked,
+        query: Query,
+        order: &Order,
+    ) -> Result<Self, ApiError> {
+        let options = &asked.options;
+        // Without conditions, those that all objects meet.
+        let search = query.search.clone().unwrap_or_else(|| {
+            let evaluator = Evaluator::new(Expression::Everything, Timestamp::now());
+            Arc::new(Search { evaluator, served: asked.served("") })
+        });
+        let selector = options.list.label_selector.clone().unwrap_or_default();
+        let after = Token::of_list(&options.list.continue_token, &selector)?.filter(|after| order.fits(after));
+        let resource_version = snapshot.merged_version(&query).encode();
+        let cursor = ListCursor::new(snapshot, query, cache.codec().decoder(), None);
+        let decoder = cursor.decoder().clone();
+        let (limit, order) = (options.limit, order.clone());
+        let sorting = move || {
+            let deadline = Instant::now() + DEADLINE;
+            sorted_page(cursor, &search, &order, after.as_ref(), limit, deadline)
+        };
+        let sorted = state.turns.take(sorting).await?;
+        let SortedPage { objects, next, remaining } = sorted.ok_or_else(|| {
+            ApiError::too_many_requests("the list could not be sorted in time; narrow it by cluster or namespace", 1)
+        })?;
+        let metadata = TableMeta {
+            resource_version,
+            remaining_item_count: i64::try_from(remaining).ok().filter(|remaining| *remaining > 0),
+            continue_token: next.map(|after| Token::for_list(selector, after)).unwrap_or_default(),
+        };
+        Ok(Self { metadata, objects: Objects::Page(objects.into_iter(), decoder) })
+    }
+
+    fn choose(cache: &ResourceCache, snapshot: &Snapshot, asked: &Asked, query: Query) -> Self {
         let options = &asked.options;
         let resource_version = match &options.page {
             Some(token) => token.resource_version.clone(),
             None => snapshot.merged_version(&query).encode(),
         };
-        let is_filtered = !query.filter.is_empty();
+        let is_filtered = query.is_filtered();
         let after = options.position();
         let mut cursor = ListCursor::new(snapshot, query, cache.codec().decoder(), after.as_ref());
         let Some(limit) = options.limit else {

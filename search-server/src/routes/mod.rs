@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! search/cache/…   cache_path + options ─► list | watch | table ─► body ─► caller
-//! search/query …   query
+//! search/query, search/facets, search/differences, search/fields   query
 //! search/status    status
 //! ```
 //!
@@ -13,6 +13,7 @@ mod cache_path;
 mod known;
 mod list;
 mod options;
+mod own_labels;
 mod query;
 mod root;
 mod status;
@@ -89,15 +90,17 @@ async fn respond(state: &SearchState, request: &Parts) -> Result<Response, ApiEr
     }
     match category {
         "" => Err(ApiError::unknown_path()),
-        "cache" => cached(state, request, rest),
+        "cache" => cached(state, request, rest).await,
         "query" if rest.is_empty() => query::objects(state, headers, query).await,
         "facets" if rest.is_empty() => query::facets(state, query).await,
+        "differences" if rest.is_empty() => query::differences::answer(state, query).await,
+        "fields" if rest.is_empty() => query::names::answer(state, query).await,
         "status" => status::answer(state),
         other => Err(ApiError::unroutable(format!("connect with unrecognized search category {other}"))),
     }
 }
 
-fn cached(state: &SearchState, request: &Parts, rest: &str) -> Result<Response, ApiError> {
+async fn cached(state: &SearchState, request: &Parts, rest: &str) -> Result<Response, ApiError> {
     let rest = percent_encoding::percent_decode_str(rest)
         .decode_utf8()
         .map_err(|_| ApiError::bad_request("the path is not UTF-8"))?;
@@ -109,7 +112,7 @@ fn cached(state: &SearchState, request: &Parts, rest: &str) -> Result<Response, 
             if objects.options.list.watch && objects.name.is_none() {
                 watch::answer(state, &request.headers, objects)
             } else {
-                list::answer(state, &request.headers, &objects)
+                list::answer(state, &request.headers, &objects).await
             }
         }
         root => root::answer(state, &root),

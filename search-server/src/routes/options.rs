@@ -4,6 +4,7 @@
 //! be done as asked is refused, never ignored.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use apiservice::error::ApiError;
 use apiservice::request::ListOptions;
@@ -11,17 +12,26 @@ use apiservice::selector::{FieldOperator, FieldSelector, LabelOperator, LabelSel
 use apiservice::table::IncludeObject;
 use http::StatusCode;
 use indexer::filter::{FieldCondition, FieldPath, Filter, LabelCondition, LabelTest, NameCondition, NameField};
-use indexer::resource::ClusterName;
+use indexer::query::evaluate::Evaluator;
+use indexer::resource::{ApiResource, ClusterName};
+use indexer::search::order::Order;
 use indexer::version::{ContinueToken, MergedVersion};
-use indexer::view::Query;
 use indexer::view::list::Position;
 use indexer::view::watch::WatchStart;
+use indexer::view::{Query, Search};
+use jiff::Timestamp;
+
+use super::own_labels::{OWN, OwnLabels};
 
 /// What a cache request asks for beyond its path.
 #[derive(Debug)]
 pub(super) struct CacheOptions {
     /// Label and field conditions.
     pub(super) filter: Filter,
+    /// Conditions in the grammar of queries.
+    pub(super) search: Option<Evaluator>,
+    /// In which order, and how it was written.
+    pub(super) order: Option<(Order, String)>,
     /// Only these clusters.
     pub(super) clusters: Option<BTreeSet<ClusterName>>,
     /// At most this many objects.
@@ -50,14 +60,19 @@ impl CacheOptions {
         }
         check_version(&list)?;
         let mut filter = Filter::default();
-        let selected = read_label_selector(list.label_selector.as_deref().unwrap_or_default(), &mut filter)?;
+        let own = OwnLabels::take(list.label_selector.as_deref().unwrap_or_default())?;
+        let selected = read_label_selector(&own.rest, &mut filter)?;
         read_field_selector(list.field_selector.as_deref().unwrap_or_default(), &mut filter)?;
         let page = match list.continue_token.as_str() {
             "" => None,
+            // That of a sorted list is read with its order.
+            _ if own.order.is_some() => None,
             token => Some(ContinueToken::decode(token).map_err(|error| refuse(format!("continue: {error}")))?),
         };
         Ok(Self {
             filter,
+            search: own.query.map(|expression| Evaluator::new(expression, Timestamp::now())),
+            order: own.order,
             clusters: both(parameter("cluster").map(|names| read_clusters(&names)).transpose()?, selected),
             limit: usize::try_from(list.limit).ok().filter(|limit| *limit > 0),
             page,
@@ -66,9 +81,11 @@ impl CacheOptions {
         })
     }
 
-    /// The view's query for the objects that a path names.
-    pub(super) fn query(&self, namespace: Option<&str>, name: Option<&str>) -> Query {
+    /// The view's query for the objects that a path names, which are of this kind.
+    pub(super) fn query(&self, served: ApiResource, namespace: Option<&str>, name: Option<&str>) -> Query {
+        let evaluator = self.search.clone();
         Query {
+            search: evaluator.map(|evaluator| Arc::new(Search { evaluator, served })),
             clusters: self.clusters.clone(),
             namespace: namespace.map(str::to_owned),
             name: name.map(str::to_owned),
@@ -125,9 +142,6 @@ pub(super) fn read_clusters(names: &str) -> Result<BTreeSet<ClusterName>, ApiErr
     Ok(clusters)
 }
 
-/// Labels of this group are no labels of objects, but what plain kubectl can say of a request.
-const OWN_LABELS: &str = "search.karmada.io/";
-
 /// Those that both name; where one says nothing, those of the other.
 fn both(one: Option<BTreeSet<ClusterName>>, other: Option<BTreeSet<ClusterName>>) -> Option<BTreeSet<ClusterName>> {
     match (one, other) {
@@ -142,7 +156,7 @@ fn read_label_selector(text: &str, filter: &mut Filter) -> Result<Option<BTreeSe
     let selector = LabelSelector::parse(text).map_err(|error| refuse(error.to_string()))?;
     for requirement in selector.requirements() {
         let values = || requirement.values().to_vec();
-        match (requirement.key().strip_prefix(OWN_LABELS), requirement.operator()) {
+        match (requirement.key().strip_prefix(OWN), requirement.operator()) {
             (None, _) => {}
             (Some("cluster" | "clusters"), LabelOperator::In) => {
                 let named = values().into_iter().map(ClusterName::from).collect();
@@ -153,7 +167,7 @@ fn read_label_selector(text: &str, filter: &mut Filter) -> Result<Option<BTreeSe
                 let key = requirement.key();
                 // No request of the original's: so it is refused as API servers do, which kubectl shows.
                 return Err(ApiError::bad_request(format!(
-                    "labelSelector: {key}: of {OWN_LABELS} there are only {OWN_LABELS}cluster=NAME and {OWN_LABELS}cluster in (A,B)"
+                    "labelSelector: {key}: of {OWN} there are only {OWN}cluster=NAME, {OWN}cluster in (A,B), {OWN}order-by and {OWN}query"
                 )));
             }
         }

@@ -4,9 +4,13 @@
 //! can't be done as asked is refused with the character that is wrong. Objects are looked at on blocking threads, few at a
 //! time and not for long, so that no question keeps others waiting; an answer that ran out of time says so.
 
+pub(super) mod differences;
+mod explain;
 mod formats;
+pub(super) mod names;
 mod parameters;
 mod rows;
+mod watch;
 mod yaml;
 
 use std::collections::BTreeSet;
@@ -46,7 +50,7 @@ const MOST_FACETS: usize = 20;
 /// Fields of a projection.
 const MOST_FIELDS: usize = 100;
 /// How long one may be looked into.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 /// How long one may wait for its turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -64,7 +68,10 @@ impl Default for Turns {
 
 impl Turns {
     /// Does the work on a blocking thread when its turn has come.
-    async fn take<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    pub(super) async fn take<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
         let busy = || ApiError::too_many_requests("too many queries are being answered, try again", 1);
         let turn = tokio::time::timeout(PATIENCE, Arc::clone(&self.0).acquire_owned()).await;
         let turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
@@ -88,9 +95,13 @@ fn refused_owners(error: &OwnersError) -> ApiError {
     ApiError::bad_request(format!("q: {error}"))
 }
 
+/// What the token of a sorted list says instead of an order.
+const LIST: &str = "list";
+const UNKNOWN_TOKEN: &str = "continue: not a token that this server gave";
+
 /// Where a page begins, and what question it belongs to: another one's token would give other objects.
 #[derive(Serialize, Deserialize)]
-struct Token {
+pub(super) struct Token {
     q: String,
     order: String,
     after: SortKey,
@@ -101,32 +112,59 @@ impl Token {
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
     }
 
-    fn decode(text: &str) -> Option<Self> {
-        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()
+    /// Where the page begins that is asked for; none if it is the first.
+    fn read(parameters: &Parameters, asked: &str, order: &str) -> Result<Option<SortKey>, ApiError> {
+        let text = parameters.get("continue").unwrap_or_default();
+        Self::belonging(text, asked, order, "q and orderBy must stay the same")
+    }
+
+    /// The token of a list that is sorted as its label selector says.
+    pub(super) fn for_list(selector: String, after: SortKey) -> String {
+        Self { q: selector, order: LIST.to_owned(), after }.encode()
+    }
+
+    /// Where the page of such a list begins; none if it is the first.
+    pub(super) fn of_list(text: &str, selector: &str) -> Result<Option<SortKey>, ApiError> {
+        Self::belonging(text, selector, LIST, "labelSelector must stay the same")
+    }
+
+    fn belonging(text: &str, asked: &str, order: &str, advice: &str) -> Result<Option<SortKey>, ApiError> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let decoded = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
+        let token = decoded.ok_or_else(|| ApiError::bad_request(UNKNOWN_TOKEN))?;
+        if (token.q.as_str(), token.order.as_str()) == (asked, order) {
+            return Ok(Some(token.after));
+        }
+        Err(ApiError::bad_request(format!("continue: belongs to another query; {advice}")))
     }
 }
 
 /// Answers `search/query`.
 pub(super) async fn objects(state: &SearchState, headers: &HeaderMap, query: &str) -> Result<Response, ApiError> {
-    let known = ["q", "cluster", "orderBy", "limit", "continue", "count", "includeObject", "format", "fields"];
+    let known = [
+        "q",
+        "cluster",
+        "orderBy",
+        "limit",
+        "continue",
+        "count",
+        "includeObject",
+        "format",
+        "fields",
+        "watch",
+        "explain",
+    ];
     let parameters = Parameters::read(query, &known)?;
     let scope = scope(state, &parameters)?;
     let order_by = parameters.get("orderBy").unwrap_or_default().to_owned();
     let order = Order::parse(&order_by, scope.evaluator.expression()).map_err(|error| refused("orderBy", &error))?;
     let asked = scope.evaluator.expression().to_string();
-    let after = match parameters.get("continue").filter(|text| !text.is_empty()) {
-        None => None,
-        Some(text) => {
-            let unknown = || ApiError::bad_request("continue: not a token that this server gave");
-            let token = Token::decode(text).ok_or_else(unknown)?;
-            if (&token.q, &token.order) != (&asked, &order_by) {
-                return Err(ApiError::bad_request(
-                    "continue: belongs to another query; q and orderBy must stay the same",
-                ));
-            }
-            Some(token.after).filter(|after| order.fits(after)).ok_or_else(unknown).map(Some)?
-        }
-    };
+    let after = Token::read(&parameters, &asked, &order_by)?;
+    if after.as_ref().is_some_and(|after| !order.fits(after)) {
+        return Err(ApiError::bad_request(UNKNOWN_TOKEN));
+    }
     let limit = parameters.number("limit", DEFAULT_LIMIT, MOST)?;
     let counts = parameters.is_set("count")?;
     let fields = parameters.fields("fields", MOST_FIELDS)?;
@@ -136,6 +174,12 @@ pub(super) async fn objects(state: &SearchState, headers: &HeaderMap, query: &st
         fields,
         include: IncludeObject::parse(query)?,
     };
+    if let Some(of) = parameters.get("explain").filter(|of| !matches!(*of, "" | "false" | "0")) {
+        return explain::answer(state, scope, of).await;
+    }
+    if parameters.is_set("watch")? {
+        return watch::answer(state, scope, shape, &parameters);
+    }
     let clusters = scope.clusters.clone();
     let mut question = Question { scope, order, limit, after };
     let (cache, index) = (Arc::clone(&state.cache), Arc::clone(&state.index));

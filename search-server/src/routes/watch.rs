@@ -28,7 +28,10 @@ pub(super) fn answer(state: &SearchState, headers: &HeaderMap, asked: Asked) -> 
     let kind = kind_of(state, &asked.resource)?;
     let start = asked.options.watch_start()?;
     let cache = state.cache.open(&asked.resource);
-    let query = asked.query();
+    if asked.options.order.is_some() {
+        return Err(ApiError::bad_request("labelSelector: search.karmada.io/order-by: a watch has no order"));
+    }
+    let query = asked.query(&kind);
     let snapshot = cache.snapshot(query.clusters.as_ref());
     let notices = notices(&state.overview(), &asked.resource, &snapshot, &query);
     let rows = wants_table(headers).then(|| Rows::new(&asked.resource, &kind, &snapshot, asked.options.include_object));

@@ -196,7 +196,7 @@ impl<'a> Seen<'a> {
 }
 
 /// Only some fields of each object.
-struct Projected(Vec<Field>);
+pub(super) struct Projected(pub(super) Vec<Field>);
 
 impl Render for Projected {
     fn render(&mut self, cluster: &ClusterName, entry: &Entry, object: &[u8], output: &mut Vec<u8>) {

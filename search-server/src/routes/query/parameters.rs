@@ -9,7 +9,7 @@ use indexer::resource::ClusterName;
 use crate::routes::options;
 
 /// Parameters that clients send along and that change nothing here.
-const HARMLESS: [&str; 3] = ["pretty", "timeout", "timeoutSeconds"];
+const HARMLESS: [&str; 4] = ["pretty", "timeout", "timeoutSeconds", "allowWatchBookmarks"];
 
 /// Parameters of a request, each name at most once.
 pub(super) struct Parameters(Vec<(String, String)>);

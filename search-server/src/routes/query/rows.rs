@@ -25,6 +25,9 @@ pub(super) fn named_columns(expression: &Expression, order: &Order) -> Vec<Field
     fields
 }
 
+/// What a wide table shows beside.
+const WIDE: [Field; 3] = [Field::Image, Field::Owner, Field::Changed];
+
 /// Rows of mixed kinds.
 pub(super) struct Rows {
     pub(super) fields: Vec<Field>,
@@ -45,6 +48,13 @@ impl Rows {
             self.fields.iter().map(|field| Column::new(&field.to_string(), "string", "As the query names it.")),
         );
         columns
+            .extend(self.wide().map(|field| Column::new(&field.to_string(), "string", "What queries call so.").wide()));
+        columns
+    }
+
+    /// Fields that are shown where there is room.
+    fn wide(&self) -> impl Iterator<Item = &Field> {
+        WIDE.iter().filter(|field| !self.fields.contains(field))
     }
 
     fn row(&self, cluster: &ClusterName, entry: &Entry, object: &[u8]) -> Row {
@@ -62,7 +72,7 @@ impl Rows {
         let served = served(&api_version, &kind);
         let labels: &LabelSet = entry.labels();
         let facts = Facts { cluster, served: &served, namespace: entry.namespace(), name: entry.name(), labels };
-        cells.extend(self.fields.iter().map(|field| {
+        cells.extend(self.fields.iter().chain(self.wide()).map(|field| {
             let values = field_texts(field, &facts, document.as_ref());
             json!(if values.is_empty() { "<none>".to_owned() } else { values.join(",") })
         }));
