@@ -3,10 +3,12 @@
 //! - [`parts`] finds or builds the programs; [`process`] runs them.
 //! - [`etcd`], [`api_server`], [`controllers`] and [`fleetglass`] are servers; [`pki`] makes their certificates.
 //! - [`karmada`] is what a Karmada control plane adds; [`workloads`] fills members.
+//! - [`estate`] is Fleetglass over the demo's clusters.
 //! - [`stage`] puts it all together: a control plane, members, Fleetglass joined.
 
 pub mod api_server;
 pub mod controllers;
+pub mod estate;
 pub mod etcd;
 pub mod fleetglass;
 pub mod installers;

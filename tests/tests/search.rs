@@ -3,61 +3,18 @@
 mod shared;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use shared::{origins, run};
+use tests::estate::{Estate, SEARCH};
 use tests::eventually;
 use tests::fleetglass::program;
-use tests::kubectl::Kubectl;
-use tests::process::{Server, free_port};
 
-const SEARCH: &str = "/apis/search.karmada.io/v1alpha1/search";
-
-/// A server over the demo's clusters that has read all of them.
-struct Estate {
-    kubectl: Kubectl,
-    _server: Server,
-    _folder: tempfile::TempDir,
-}
-
-impl Estate {
-    async fn start() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let demo =
-            Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace's folder")?.join("deploy/demo");
-        let arguments = [
-            "serve".to_owned(),
-            format!("--members=snapshot:{}", demo.display()),
-            format!("--data-dir={}", folder.path().display()),
-            format!("--secure-port={}", free_port()?),
-        ];
-        let mut server = Server::start("estate", &program()?, arguments, folder.path())?;
-        let kubectl = Kubectl::new(&folder.path().join("kubeconfig"));
-        let ready = async || kubectl.run(&["get", "--raw", "/readyz"]).await.map(drop);
-        server.until(Duration::from_secs(20), ready).await?;
-        kubectl.run(&["apply", "-f", &demo.join("registry.yaml").display().to_string()]).await?;
-        let wait = ["wait", "--for=condition=Ready", "resourceregistry/deployment-search", "--timeout=20s"];
-        kubectl.run(&wait).await?;
-        Ok(Self { kubectl, _server: server, _folder: folder })
-    }
-
-    async fn ask(&self, what: &str, parameters: &[(&str, &str)]) -> Result<Value> {
-        let query: String = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
-        self.kubectl.raw(&format!("{SEARCH}/{what}?{query}")).await
-    }
-
-    /// What kubectl takes for an API server over all clusters.
-    async fn server(&self) -> Result<String> {
-        let config = self.kubectl.run(&["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]).await?;
-        Ok(format!("{config}{SEARCH}/cache"))
-    }
-
-    async fn found(&self, query: &str) -> Result<Vec<String>> {
-        Ok(origins(&self.ask("query", &[("q", query), ("limit", "1000")]).await?))
-    }
+/// What a query finds, as `cluster/name`.
+async fn found(estate: &Estate, query: &str) -> Result<Vec<String>> {
+    Ok(origins(&estate.ask("query", &[("q", query), ("limit", "1000")]).await?))
 }
 
 #[test]
@@ -65,17 +22,17 @@ fn one_grammar_finds_objects_of_all_kinds_and_clusters() -> Result<()> {
     run(async || {
         let estate = Estate::start().await?;
         let deployments = ["pegasus/nginx", "pegasus-2/nginx"];
-        assert_eq!(estate.found("kind:Deployment image:*nginx*").await?, deployments);
-        assert_eq!(estate.found("kind:Deployment nginx cluster:pegasus-2").await?, ["pegasus-2/nginx"]);
-        assert_eq!(estate.found("kind:Deployment name:redis spec.replicas:>1").await?, ["pegasus-2/redis"]);
-        assert_eq!(estate.found("kind:Deployment label.app.kubernetes.io/name:redis").await?.len(), 2);
-        ensure!(estate.found("kind:(Pod OR ReplicaSet) owner:*").await?.len() > 4);
-        ensure!(estate.found("no-such-word-anywhere").await?.is_empty());
-        let secrets = estate.found("kind:Secret data:*").await?;
+        assert_eq!(found(&estate, "kind:Deployment image:*nginx*").await?, deployments);
+        assert_eq!(found(&estate, "kind:Deployment nginx cluster:pegasus-2").await?, ["pegasus-2/nginx"]);
+        assert_eq!(found(&estate, "kind:Deployment name:redis spec.replicas:>1").await?, ["pegasus-2/redis"]);
+        assert_eq!(found(&estate, "kind:Deployment label.app.kubernetes.io/name:redis").await?.len(), 2);
+        ensure!(found(&estate, "kind:(Pod OR ReplicaSet) owner:*").await?.len() > 4);
+        ensure!(found(&estate, "no-such-word-anywhere").await?.is_empty());
+        let secrets = found(&estate, "kind:Secret data:*").await?;
         ensure!(secrets.is_empty(), "{secrets:?}");
         let shown = estate.ask("query", &[("q", "kind:Secret")]).await?;
         ensure!(!origins(&shown).is_empty() && shown["items"][0]["data"].is_null(), "{shown}");
-        ensure!(estate.found("karmada").await?.is_empty(), "our own annotation is no text of theirs");
+        ensure!(found(&estate, "karmada").await?.is_empty(), "our own annotation is no text of theirs");
         let list = estate.ask("query", &[("q", "kind:Deployment"), ("limit", "3"), ("count", "true")]).await?;
         assert_eq!((&list["kind"], &list["metadata"]["remainingItemCount"]), (&"List".into(), &5.into()));
         Ok(())
@@ -115,7 +72,7 @@ fn facets_count_exactly_what_a_query_finds() -> Result<()> {
             let by = facet["by"].as_str().context("no field")?;
             for value in facet["values"].as_array().context("no values")? {
                 let text = value["value"].as_str().context("no value")?;
-                let found = estate.found(&format!("kind:Deployment {by}:{text}")).await?;
+                let found = found(&estate, &format!("kind:Deployment {by}:{text}")).await?;
                 assert_eq!(value["count"], found.len(), "{by}:{text}");
             }
         }
@@ -150,7 +107,8 @@ fn kubectl_prints_a_table_with_the_fields_that_the_query_names() -> Result<()> {
             .iter()
             .filter_map(|column| column["name"].as_str())
             .collect();
-        assert_eq!(columns, ["Cluster", "Kind", "Namespace", "Name", "Age", "spec.replicas"]);
+        let shown = ["Cluster", "Kind", "Namespace", "Name", "Age", "spec.replicas", "image", "owner", "changed"];
+        assert_eq!(columns, shown, "the last three where there is room");
         let cells = &table["rows"][0]["cells"];
         assert_eq!(
             (&cells[0], &cells[1], &cells[3], &cells[5]),
@@ -181,7 +139,7 @@ fn a_mistake_is_answered_with_the_character_and_what_to_write() -> Result<()> {
         }
         let error = estate.ask("facets", &[("q", "a")]).await.unwrap_err().to_string();
         ensure!(error.contains("by: name one to 20 fields"), "{error}");
-        eventually(Duration::from_secs(1), async || estate.found("kind:Deployment").await).await?;
+        eventually(Duration::from_secs(1), async || found(&estate, "kind:Deployment").await).await?;
         Ok(())
     })
 }
@@ -198,12 +156,12 @@ fn what_something_owns_is_found_over_several_steps() -> Result<()> {
         assert_eq!(kinds(&direct), BTreeSet::from(["ReplicaSet".to_owned()]));
         let all = estate.ask("query", &[("q", "owner~:Deployment/nginx"), ("limit", "1000")]).await?;
         assert_eq!(kinds(&all), BTreeSet::from(["Pod".to_owned(), "ReplicaSet".to_owned()]));
-        let pods = estate.found("kind:Pod name:nginx*").await?;
-        assert_eq!(estate.found("owner~:Deployment/nginx kind:Pod").await?, pods);
+        let pods = found(&estate, "kind:Pod name:nginx*").await?;
+        assert_eq!(found(&estate, "owner~:Deployment/nginx kind:Pod").await?, pods);
         ensure!(!pods.is_empty(), "the estate has no pods of nginx");
-        let one = estate.found("owner~:Deployment/nginx kind:Pod cluster:pegasus").await?;
+        let one = found(&estate, "owner~:Deployment/nginx kind:Pod cluster:pegasus").await?;
         ensure!(!one.is_empty() && one.len() < pods.len(), "{one:?}");
-        ensure!(estate.found("owner~:Deployment/nobody").await?.is_empty());
+        ensure!(found(&estate, "owner~:Deployment/nobody").await?.is_empty());
         Ok(())
     })
 }
@@ -212,7 +170,7 @@ fn what_something_owns_is_found_over_several_steps() -> Result<()> {
 fn plain_kubectl_chooses_clusters_by_a_label_selector() -> Result<()> {
     run(async || {
         let estate = Estate::start().await?;
-        let server = format!("--server={}", estate.server().await?);
+        let server = format!("--server={}", estate.cache().await?);
         let names = async |selector: &str| -> Result<Vec<String>> {
             let columns =
                 "custom-columns=C:.metadata.annotations.resource\\.karmada\\.io/cached-from-cluster,N:.metadata.name";
@@ -271,11 +229,8 @@ fn answers_come_in_the_form_that_is_asked_for_whole_or_in_fields() -> Result<()>
 
 /// What `fleetglass search` prints, complains of, and ends with.
 fn searched(estate: &Estate, words: &[&str]) -> Result<(String, String, Option<i32>)> {
-    let mut command = std::process::Command::new(program()?);
-    let kubeconfig = estate.kubectl.kubeconfig();
-    let output = command.arg("search").args(words).arg("--kubeconfig").arg(kubeconfig).output()?;
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Ok((text(output.stdout), text(output.stderr), output.status.code()))
+    let told = estate.fleetglass(&[&["search"], words].concat())?;
+    Ok((told.output, told.complaints, told.code))
 }
 
 #[test]
@@ -307,6 +262,164 @@ fn the_command_line_client_shows_tables_names_counts_and_its_mistakes() -> Resul
         assert_eq!(code, Some(2));
         let (_, told, code) = searched(&estate, &["a", "--cluster", "nowhere"])?;
         ensure!(code == Some(2) && told.contains("\"nowhere\" not found"), "{told}");
+        Ok(())
+    })
+}
+
+#[test]
+fn plain_kubectl_asks_queries_and_sorts_by_label_selectors() -> Result<()> {
+    run(async || {
+        let estate = Estate::start().await?;
+        let server = format!("--server={}", estate.cache().await?);
+        let names = async |selector: &str, more: &str| -> Result<Vec<String>> {
+            let words = ["get", "deployments", "-A", &server, "-l", selector, "--no-headers", more];
+            let text = estate.kubectl.run(&words).await?;
+            // Namespace, cluster, name.
+            let name = |line: &str| line.split_whitespace().skip(1).take(2).collect::<Vec<_>>().join("/");
+            Ok(text.lines().map(name).collect())
+        };
+        let several = "search.karmada.io/query=spec.replicas:>1 (image:*nginx* OR image:*redis*)";
+        assert_eq!(names(several, "--show-kind=false").await?, ["pegasus/nginx", "pegasus-2/nginx", "pegasus-2/redis"]);
+        let sorted = "app.kubernetes.io/name in (nginx,redis),search.karmada.io/order-by in (-spec.replicas,name)";
+        let all = ["pegasus/nginx", "pegasus-2/redis", "pegasus-2/nginx", "pegasus/redis"];
+        assert_eq!(names(sorted, "--chunk-size=500").await?, all);
+        assert_eq!(names(sorted, "--chunk-size=1").await?, all, "page by page");
+        let mistaken = names("search.karmada.io/query=image:", "-v0").await.unwrap_err().to_string();
+        ensure!(mistaken.contains("character 7: a value is missing behind image:"), "{mistaken}");
+        Ok(())
+    })
+}
+
+#[test]
+fn an_explanation_says_why_something_is_not_found() -> Result<()> {
+    run(async || {
+        let estate = Estate::start().await?;
+        let explained = |query: &str, of: &str| -> Result<(String, Option<i32>)> {
+            let told = estate.fleetglass(&["search", query, &format!("--explain{of}")])?;
+            Ok((told.output, told.code))
+        };
+        let query = "kind:Deployment name:redis spec.replicas:>2";
+        let (matches, code) = explained(query, "=pegasus-2/redis/Deployment/redis")?;
+        ensure!(code == Some(0) && matches.contains("is found") && matches.contains("it has 3"), "{matches}");
+        for (of, says) in [
+            ("=pegasus/redis/Deployment/redis", "it has 1"),
+            ("=pegasus/redis/Deployment/reddis", "did you mean redis?"),
+            ("=pegasus/nginx/Deployment/redis", "but in namespace redis"),
+            ("=pegasus/redis/CronJob/redis", "no registry selects CronJob in cluster pegasus"),
+            ("=pegasos/redis/Deployment/redis", "there is no cluster pegasos; did you mean pegasus?"),
+        ] {
+            let (told, code) = explained(query, of)?;
+            ensure!(code == Some(1) && told.contains("is not found") && told.contains(says), "{of}: {told}");
+        }
+        let (counts, code) = explained("kind:Deployment kind:Poood", "")?;
+        ensure!(code == Some(1) && counts.contains("no registry selects a kind Poood"), "{counts}");
+        ensure!(counts.contains("8 objects") && counts.contains("0 objects"), "{counts}");
+        let refused = estate.ask("query", &[("explain", "redis")]).await.unwrap_err().to_string();
+        ensure!(refused.contains("CLUSTER/NAMESPACE/KIND/NAME"), "{refused}");
+        Ok(())
+    })
+}
+
+#[test]
+fn clusters_are_compared_page_by_page_or_by_what_is_missing() -> Result<()> {
+    run(async || {
+        let estate = Estate::start().await?;
+        let all = estate.ask("differences", &[("q", "kind:(Deployment OR Node)")]).await?;
+        let names = |list: &Value| -> Vec<String> {
+            let items = list["items"].as_array().cloned().unwrap_or_default();
+            items.iter().map(|item| item["name"].as_str().unwrap_or_default().to_owned()).collect()
+        };
+        let (mut paged, mut token) = (Vec::new(), String::new());
+        loop {
+            let asked = [("q", "kind:(Deployment OR Node)"), ("limit", "3"), ("continue", &token)];
+            let page = estate.ask("differences", &asked).await?;
+            paged.extend(names(&page));
+            token = page["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
+            if token.is_empty() {
+                break;
+            }
+        }
+        assert_eq!((names(&all).len(), paged), (8, names(&all)));
+        let redis = &all["items"].as_array().context("items")?.iter().find(|item| item["name"] == "redis");
+        let fields = redis.context("redis differs")?["fields"].as_array().cloned().unwrap_or_default();
+        let replicas = fields.iter().find(|field| field["path"] == "spec.replicas").context("its replicas differ")?;
+        assert_eq!(replicas["values"], serde_json::json!({ "pegasus": 1, "pegasus-2": 3 }));
+        let one = estate.ask("differences", &[("cluster", "pegasus")]).await.unwrap_err().to_string();
+        ensure!(one.contains("name two or more"), "{one}");
+        let alike = estate.fleetglass(&["diff", "kind:Deployment name:argocd-server"])?;
+        assert_eq!((alike.code, alike.output.as_str()), (Some(0), ""));
+        assert_eq!(estate.fleetglass(&["diff", "kind:Node", "--json"])?.code, Some(1));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_watched_query_shows_what_comes_changes_and_goes() -> Result<()> {
+    run(async || {
+        let estate = Estate::start().await?;
+        let kubeconfig = estate.kubectl.kubeconfig();
+        let mut client = std::process::Command::new(program()?)
+            .args(["search", "kind:Deployment spec.replicas:>2 namespace:redis", "--watch"])
+            .env("KUBECONFIG", kubeconfig)
+            .stdout(std::process::Stdio::piped())
+            .spawn()?;
+        let output = client.stdout.take().context("no output")?;
+        let (lines, shown) = std::sync::mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            for line in std::io::BufRead::lines(std::io::BufReader::new(output)).map_while(Result::ok) {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                // Event, cluster, kind, namespace, name, age, replicas.
+                let told = [words.first(), words.get(1), words.get(4), words.get(6)].map(|word| *word.unwrap_or(&""));
+                if lines.send(told.join(" ")).is_err() {
+                    return;
+                }
+            }
+        });
+        let next = || shown.recv_timeout(Duration::from_secs(15)).context("nothing more is shown");
+        let shows = async {
+            assert_eq!(next()?, "EVENT CLUSTER NAME SPEC.REPLICAS");
+            assert_eq!(next()?, "ADDED pegasus-2 redis 3");
+            let file = estate.file("pegasus", "redis.yaml");
+            let text = std::fs::read_to_string(&file)?;
+            let with = |replicas: &str| text.replacen("replicas: 1", &format!("replicas: {replicas}"), 1);
+            std::fs::write(&file, with("4"))?;
+            assert_eq!(next()?, "ADDED pegasus redis 4");
+            std::fs::write(&file, with("5"))?;
+            assert_eq!(next()?, "MODIFIED pegasus redis 5");
+            std::fs::write(&file, &text)?;
+            assert_eq!(next()?, "DELETED pegasus redis 1");
+            Ok(())
+        };
+        let outcome: Result<()> = shows.await;
+        client.kill()?;
+        client.wait()?;
+        reader.join().map_err(|_| anyhow::anyhow!("the reader ended badly"))?;
+        outcome
+    })
+}
+
+#[test]
+fn a_shell_completes_fields_and_values_as_the_server_knows_them() -> Result<()> {
+    run(async || {
+        let estate = Estate::start().await?;
+        let completed = |words: &[&str]| -> Result<Vec<String>> {
+            let mut command = std::process::Command::new(program()?);
+            command.env("KUBECONFIG", estate.kubectl.kubeconfig()).env("COMPLETE", "bash").env("_CLAP_IFS", "\n");
+            command.env("_CLAP_COMPLETE_INDEX", (words.len() - 1).to_string()).arg("--").args(words);
+            let output = String::from_utf8(command.output()?.stdout)?;
+            Ok(output.lines().map(str::to_owned).collect())
+        };
+        assert_eq!(completed(&["fleetglass", "search", "spec.repl"])?, ["spec.replicas:"]);
+        assert_eq!(
+            completed(&["fleetglass", "search", "'kind:Pod -cluster:pegasus-"])?,
+            ["kind:Pod -cluster:pegasus-2"]
+        );
+        assert_eq!(completed(&["fleetglass", "search", "--by", "cluster,kin"])?, ["cluster,kind"]);
+        assert_eq!(
+            completed(&["fleetglass", "diff", "--cluster", "pegasus,p"])?,
+            ["pegasus,pegasus", "pegasus,pegasus-2"]
+        );
+        ensure!(completed(&["fleetglass", "search", "--expl"])?.contains(&"--explain".to_owned()));
         Ok(())
     })
 }

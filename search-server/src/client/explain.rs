@@ -29,7 +29,7 @@ pub(super) async fn show(server: &Server, args: &SearchArgs, of: &str, output: &
         tree(&told["clause"], 0, &mut lines);
         let width = lines.iter().map(|(clause, _)| clause.chars().count()).max().unwrap_or(0);
         for (clause, says) in lines {
-            writeln!(output, "{clause:width$}   {says}")?;
+            writeln!(output, "{}", format!("{clause:width$}   {says}").trim_end())?;
         }
     }
     Ok(passes)
