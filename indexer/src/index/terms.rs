@@ -18,7 +18,7 @@
 
 use std::collections::HashSet;
 
-use serde_json::Value;
+use serde_json_borrow::Value;
 use tantivy::tokenizer::{Token, TokenStream, Tokenizer};
 
 use crate::query::document::{Document, Weight};
@@ -324,13 +324,13 @@ impl Terms {
         document.texts(&mut |weight, text| self.add_words(weight, text));
     }
 
-    fn add_below(&mut self, value: &Value, path: &mut String, stands: Stands) {
+    fn add_below(&mut self, value: &Value<'_>, path: &mut String, stands: Stands) {
         match value {
             Value::Null if path.starts_with("pmetadata\u{1}labels\u{1}") => self.add_text(path, NULL_LABEL, ""),
             Value::Null => {}
             Value::Bool(truth) => self.add_text(path, BOOL, if *truth { "true" } else { "false" }),
             Value::Number(number) => self.add_text(path, NUMBER, &number.to_string()),
-            Value::String(text) => self.add_text(path, if stands == Stands::InArray { IN_ARRAY } else { TEXT }, text),
+            Value::Str(text) => self.add_text(path, if stands == Stands::InArray { IN_ARRAY } else { TEXT }, text),
             Value::Array(elements) => {
                 elements.iter().for_each(|element| self.add_below(element, path, Stands::InArray));
             }
@@ -340,7 +340,7 @@ impl Terms {
                     self.add_text(path, OBJECT, "");
                 }
                 let end = path.len();
-                for (name, value) in fields {
+                for (name, value) in fields.iter() {
                     if is_left_out(&path[1..], name) {
                         continue;
                     }

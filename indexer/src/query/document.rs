@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json_borrow::{ObjectAsVec, OwnedValue, Value};
 
 use super::Field;
 use crate::entry::LabelSet;
@@ -30,9 +30,9 @@ pub struct Facts<'a> {
     pub labels: &'a LabelSet,
 }
 
-/// An opened object.
+/// An opened object. Its texts stand once, in the JSON that it was read from.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Document(Value);
+pub struct Document(OwnedValue);
 
 /// A word source of full text: where a word was found says how much it weighs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,74 +53,72 @@ impl Weight {
 impl Document {
     /// Reads an object. None if it is no JSON object.
     pub fn read(object: &[u8]) -> Option<Self> {
-        let mut value: Value = serde_json::from_slice(object).ok()?;
-        let fields = value.as_object_mut()?;
-        let is_core = fields.get("apiVersion").and_then(Value::as_str) == Some("v1");
-        if is_core && fields.get("kind").and_then(Value::as_str) == Some("Secret") {
-            fields.retain(|name, _| matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "type" | "immutable"));
-            if let Some(annotations) = value.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
-                // Tools that apply objects keep the whole of them there, what is secret included.
-                annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
-                annotations.retain(|_, value| {
-                    value
-                        .as_str()
-                        .is_some_and(|text| !text.trim_start().starts_with(['{', '[', '-']) && !text.contains('\n'))
-                });
-            }
+        let value = OwnedValue::from_slice(object).ok()?;
+        let fields = value.as_object()?;
+        let is = |field: &str, text: &str| fields.get(field).and_then(Value::as_str) == Some(text);
+        if is("apiVersion", "v1") && is("kind", "Secret") {
+            return Some(Self(OwnedValue::from_string(seen_of_secret(&value)).ok()?));
         }
         Some(Self(value))
     }
 
     /// The object itself.
-    pub(crate) fn root(&self) -> &Value {
-        &self.0
+    pub(crate) fn root(&self) -> &Value<'_> {
+        self.0.get_value()
     }
 
     /// As JSON; of a Secret, what may be seen.
     pub fn to_json(&self) -> Vec<u8> {
         // A tree of JSON values always serializes.
-        serde_json::to_vec(&self.0).unwrap_or_default()
+        serde_json::to_vec(self.root()).unwrap_or_default()
     }
 
     /// All values at a path; of arrays on the way, those of every element.
-    pub fn at<'a>(&'a self, steps: &[String]) -> Vec<&'a Value> {
+    pub fn at<'a>(&'a self, steps: &[String]) -> Vec<&'a Value<'a>> {
         let mut found = Vec::new();
-        collect(&self.0, steps, &mut found);
+        collect(self.root(), steps, &mut found);
         found
     }
 
-    fn text(&self, pointer: &str) -> Option<&str> {
-        self.0.pointer(pointer).and_then(Value::as_str)
+    fn value(&self, path: &[&str]) -> Option<&Value<'_>> {
+        path.iter().try_fold(self.root(), |value, step| field(value, step))
+    }
+
+    fn text(&self, path: &[&str]) -> Option<&str> {
+        self.value(path)?.as_str()
+    }
+
+    fn list(&self, path: &[&str]) -> &[Value<'_>] {
+        self.value(path).and_then(Value::as_array).unwrap_or_default()
     }
 
     /// `metadata.uid`
     pub fn uid(&self) -> Option<&str> {
-        self.text("/metadata/uid")
+        self.text(&["metadata", "uid"])
     }
 
     /// `metadata.creationTimestamp`
     pub fn created(&self) -> Option<Timestamp> {
-        self.text("/metadata/creationTimestamp")?.parse().ok()
+        self.text(&["metadata", "creationTimestamp"])?.parse().ok()
     }
 
     /// When it was last written, by the times of its managed fields; else when it was created.
     pub fn changed(&self) -> Option<Timestamp> {
-        let managers = self.0.pointer("/metadata/managedFields").and_then(Value::as_array);
-        let times = managers.into_iter().flatten().filter_map(|manager| manager.get("time")?.as_str()?.parse().ok());
+        let managers = self.list(&["metadata", "managedFields"]).iter();
+        let times = managers.filter_map(|manager| field(manager, "time")?.as_str()?.parse().ok());
         times.chain(self.created()).max()
     }
 
     /// An annotation's value.
     pub fn annotation(&self, key: &str) -> Option<&str> {
-        self.0.get("metadata")?.get("annotations")?.get(key)?.as_str()
+        self.text(&["metadata", "annotations", key])
     }
 
     /// Each owner as its name, as `Kind/name`, and as its unique id.
     pub fn owners(&self) -> Vec<String> {
-        let references = self.0.pointer("/metadata/ownerReferences").and_then(Value::as_array);
         let mut owners = Vec::new();
-        for reference in references.into_iter().flatten() {
-            let text = |field: &str| reference.get(field).and_then(Value::as_str).unwrap_or_default();
+        for reference in self.list(&["metadata", "ownerReferences"]) {
+            let text = |name: &str| field(reference, name).and_then(Value::as_str).unwrap_or_default();
             owners.push(text("name").to_owned());
             owners.push(format!("{}/{}", text("kind"), text("name")));
             owners.push(text("uid").to_owned());
@@ -129,9 +127,9 @@ impl Document {
     }
 
     /// Lists of containers, wherever a pod's template stands, each with its path.
-    pub(crate) fn container_lists(&self) -> Vec<(Vec<&str>, &[Value])> {
+    pub(crate) fn container_lists(&self) -> Vec<(Vec<&str>, &[Value<'_>])> {
         let mut lists = Vec::new();
-        let root = ["spec", "template"].iter().find_map(|step| Some((*step, self.0.get(*step)?)));
+        let root = ["spec", "template"].iter().find_map(|step| Some((*step, field(self.root(), step)?)));
         if let Some((step, value)) = root {
             container_lists_below(value, DEEPEST_TEMPLATE, &mut vec![step], &mut lists);
         }
@@ -139,28 +137,28 @@ impl Document {
     }
 
     /// All containers, wherever a pod's template stands.
-    fn containers(&self) -> impl Iterator<Item = &Value> {
+    fn containers(&self) -> impl Iterator<Item = &Value<'_>> {
         self.container_lists().into_iter().flat_map(|(_, list)| list)
     }
 
     /// Images of all containers.
     pub fn images(&self) -> Vec<&str> {
-        self.containers().filter_map(|container| container.get("image")?.as_str()).collect()
+        self.containers().filter_map(|container| field(container, "image")?.as_str()).collect()
     }
 
     /// Names of all containers.
     pub fn container_names(&self) -> Vec<&str> {
-        self.containers().filter_map(|container| container.get("name")?.as_str()).collect()
+        self.containers().filter_map(|container| field(container, "name")?.as_str()).collect()
     }
 
     /// Paths at which values stand that can be asked for.
     pub(crate) fn paths(&self, found: &mut BTreeSet<Vec<String>>) {
-        paths_below(&self.0, &mut Vec::new(), found);
+        paths_below(self.root(), &mut Vec::new(), found);
     }
 
     /// What a clause about elements asks one of.
-    pub(super) fn elements(&self, of: &Field) -> Vec<&Value> {
-        let mut elements: Vec<&Value> = match of {
+    pub(super) fn elements(&self, of: &Field) -> Vec<&Value<'_>> {
+        let mut elements: Vec<&Value<'_>> = match of {
             Field::Container => self.containers().collect(),
             Field::Path(steps) => self.at(steps),
             _ => Vec::new(),
@@ -171,25 +169,24 @@ impl Document {
 
     /// Every text that a person would expect to find the object by, and how much it weighs.
     pub fn texts(&self, read: &mut dyn FnMut(Weight, &str)) {
-        let metadata = self.0.get("metadata");
-        for field in ["name", "namespace"] {
-            if let Some(text) = metadata.and_then(|metadata| metadata.get(field)).and_then(Value::as_str) {
-                read(Weight::Name, text);
-            }
+        for name in ["name", "namespace"] {
+            self.text(&["metadata", name]).into_iter().for_each(|text| read(Weight::Name, text));
         }
-        for (field, weight) in [("labels", Weight::Label), ("annotations", Weight::Body)] {
-            let pairs = metadata.and_then(|metadata| metadata.get(field)).and_then(Value::as_object);
+        for (name, weight) in [("labels", Weight::Label), ("annotations", Weight::Body)] {
+            let pairs = self.value(&["metadata", name]).and_then(Value::as_object);
             // Every object carries the cluster's name in an annotation of ours: found by that word would be everything.
-            for (key, value) in pairs.into_iter().flatten().filter(|(key, _)| *key != CACHED_FROM_CLUSTER) {
+            for (key, value) in
+                pairs.into_iter().flat_map(ObjectAsVec::iter).filter(|(key, _)| *key != CACHED_FROM_CLUSTER)
+            {
                 read(weight, key);
                 value.as_str().into_iter().for_each(|text| read(weight, text));
             }
         }
         for container in self.containers() {
-            container.get("image").and_then(Value::as_str).into_iter().for_each(|text| read(Weight::Label, text));
-            for field in ["command", "args"] {
-                let words = container.get(field).and_then(Value::as_array).into_iter().flatten();
-                words.filter_map(Value::as_str).for_each(|text| read(Weight::Body, text));
+            field(container, "image").and_then(Value::as_str).into_iter().for_each(|text| read(Weight::Label, text));
+            for name in ["command", "args"] {
+                let words = field(container, name).and_then(Value::as_array).unwrap_or_default();
+                words.iter().filter_map(Value::as_str).for_each(|text| read(Weight::Body, text));
             }
         }
         self.messages(read);
@@ -198,23 +195,22 @@ impl Document {
 
     /// What events and conditions say.
     fn messages(&self, read: &mut dyn FnMut(Weight, &str)) {
-        for pointer in ["/message", "/reason", "/note"] {
-            self.text(pointer).into_iter().for_each(|text| read(Weight::Body, text));
+        for name in ["message", "reason", "note"] {
+            self.text(&[name]).into_iter().for_each(|text| read(Weight::Body, text));
         }
-        let conditions = self.0.pointer("/status/conditions").and_then(Value::as_array);
-        for condition in conditions.into_iter().flatten() {
-            for field in ["type", "reason", "message"] {
-                condition.get(field).and_then(Value::as_str).into_iter().for_each(|text| read(Weight::Body, text));
+        for condition in self.list(&["status", "conditions"]) {
+            for name in ["type", "reason", "message"] {
+                field(condition, name).and_then(Value::as_str).into_iter().for_each(|text| read(Weight::Body, text));
             }
         }
     }
 
     fn configuration(&self, read: &mut dyn FnMut(Weight, &str)) {
-        if self.text("/kind") != Some("ConfigMap") {
+        if self.text(&["kind"]) != Some("ConfigMap") {
             return;
         }
         let mut left = CONFIG_TEXT;
-        for (key, value) in self.0.get("data").and_then(Value::as_object).into_iter().flatten() {
+        for (key, value) in self.value(&["data"]).and_then(Value::as_object).into_iter().flat_map(ObjectAsVec::iter) {
             read(Weight::Body, key);
             let text = value.as_str().unwrap_or_default();
             let end = (0..=text.len().min(left)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
@@ -224,8 +220,29 @@ impl Document {
     }
 }
 
+fn field<'a>(value: &'a Value<'a>, name: &str) -> Option<&'a Value<'a>> {
+    value.as_object()?.get(name)
+}
+
+/// What may be seen of a Secret, as JSON.
+fn seen_of_secret(value: &Value<'_>) -> String {
+    let mut value = serde_json::Value::from(value);
+    if let Some(fields) = value.as_object_mut() {
+        fields.retain(|name, _| matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "type" | "immutable"));
+    }
+    if let Some(annotations) = value.pointer_mut("/metadata/annotations").and_then(serde_json::Value::as_object_mut) {
+        // Tools that apply objects keep the whole of them there, what is secret included.
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+        annotations.retain(|_, value| {
+            let text = value.as_str();
+            text.is_some_and(|text| !text.trim_start().starts_with(['{', '[', '-']) && !text.contains('\n'))
+        });
+    }
+    value.to_string()
+}
+
 /// All values at a path that begins at a value; of arrays on the way, those of every element.
-pub(super) fn collect<'a>(value: &'a Value, steps: &[String], found: &mut Vec<&'a Value>) {
+pub(super) fn collect<'a>(value: &'a Value<'a>, steps: &[String], found: &mut Vec<&'a Value<'a>>) {
     match (value, steps.split_first()) {
         (Value::Array(elements), _) => elements.iter().for_each(|element| collect(element, steps, found)),
         (value, None) => found.push(value),
@@ -241,31 +258,31 @@ pub(super) fn collect<'a>(value: &'a Value, steps: &[String], found: &mut Vec<&'
 /// Deeper than any template stands.
 const DEEPEST_TEMPLATE: usize = 8;
 
-fn paths_below(value: &Value, path: &mut Vec<String>, found: &mut BTreeSet<Vec<String>>) {
+fn paths_below(value: &Value<'_>, path: &mut Vec<String>, found: &mut BTreeSet<Vec<String>>) {
     match value {
         Value::Array(elements) => elements.iter().for_each(|element| paths_below(element, path, found)),
         Value::Object(fields) => {
-            for (name, inner) in fields {
-                path.push(name.clone());
+            for (name, inner) in fields.iter() {
+                path.push(name.to_owned());
                 paths_below(inner, path, found);
                 path.pop();
             }
         }
         Value::Null => {}
-        Value::Bool(_) | Value::Number(_) | Value::String(_) => drop(found.insert(path.clone())),
+        Value::Bool(_) | Value::Number(_) | Value::Str(_) => drop(found.insert(path.clone())),
     }
 }
 
 fn container_lists_below<'a>(
-    value: &'a Value,
+    value: &'a Value<'a>,
     depth: usize,
     path: &mut Vec<&'a str>,
-    lists: &mut Vec<(Vec<&'a str>, &'a [Value])>,
+    lists: &mut Vec<(Vec<&'a str>, &'a [Value<'a>])>,
 ) {
     let (Some(fields), Some(depth)) = (value.as_object(), depth.checked_sub(1)) else { return };
-    for (name, inner) in fields {
+    for (name, inner) in fields.iter() {
         path.push(name);
-        match (name.as_str(), inner) {
+        match (name, inner) {
             ("containers" | "initContainers" | "ephemeralContainers", Value::Array(list)) => {
                 lists.push((path.clone(), list));
             }

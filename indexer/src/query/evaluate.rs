@@ -5,7 +5,7 @@
 use std::cmp::Ordering;
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json_borrow::Value;
 
 use super::document::{Document, Facts, Weight, collect};
 use super::value::{Literal, Quantity};
@@ -105,7 +105,7 @@ impl Evaluator {
     }
 
     /// Whether an element passes alone.
-    fn holds_in(&self, expression: &Expression, element: &Value) -> bool {
+    fn holds_in(&self, expression: &Expression, element: &Value<'_>) -> bool {
         let at = |field: &Field| {
             let mut found = Vec::new();
             if let Field::Path(steps) = field {
@@ -147,11 +147,11 @@ impl Evaluator {
         }
     }
 
-    fn value_passes(&self, test: &Test, value: &Value) -> bool {
+    fn value_passes(&self, test: &Test, value: &Value<'_>) -> bool {
         match value {
             Value::Null | Value::Array(_) => false,
             Value::Object(_) => self.scalar_passes(test, Scalar::Object),
-            Value::String(text) => self.scalar_passes(test, Scalar::Text(text)),
+            Value::Str(text) => self.scalar_passes(test, Scalar::Text(text)),
             Value::Number(number) => self.scalar_passes(test, Scalar::Number(&number.to_string())),
             Value::Bool(truth) => self.scalar_passes(test, Scalar::Bool(*truth)),
         }
@@ -391,16 +391,16 @@ pub fn field_texts(field: &Field, facts: &Facts<'_>, document: Option<&Document>
 }
 
 /// A field's values as they are: numbers as numbers, and of what has fields of its own, the whole.
-pub fn field_values(field: &Field, facts: &Facts<'_>, document: &Document) -> Vec<Value> {
+pub fn field_values(field: &Field, facts: &Facts<'_>, document: &Document) -> Vec<serde_json::Value> {
     match field {
-        Field::Path(steps) => document.at(steps).into_iter().cloned().collect(),
-        _ => field_texts(field, facts, Some(document)).into_iter().map(Value::String).collect(),
+        Field::Path(steps) => document.at(steps).into_iter().map(serde_json::Value::from).collect(),
+        _ => field_texts(field, facts, Some(document)).into_iter().map(serde_json::Value::String).collect(),
     }
 }
 
-fn scalar(value: &Value) -> Option<String> {
+fn scalar(value: &Value<'_>) -> Option<String> {
     match value {
-        Value::String(text) => Some(text.clone()),
+        Value::Str(text) => Some(text.to_string()),
         Value::Number(number) => Some(number.to_string()),
         Value::Bool(truth) => Some(truth.to_string()),
         Value::Null | Value::Array(_) | Value::Object(_) => None,

@@ -284,14 +284,14 @@ const NOTES: [&str; 2] = ["kubectl.kubernetes.io/last-applied-configuration", "d
 
 impl Document {
     fn has_controller(&self) -> bool {
-        let owners = self.root().pointer("/metadata/ownerReferences").and_then(Value::as_array);
-        owners.into_iter().flatten().any(|owner| owner.get("controller") == Some(&Value::Bool(true)))
+        let path = ["metadata", "ownerReferences", "controller"].map(str::to_owned);
+        self.at(&path).into_iter().any(|controls| controls.as_bool() == Some(true))
     }
 
     /// What somebody wanted it to be, without what its cluster made of it.
     fn intended(&self) -> Value {
         let Some(root) = self.root().as_object() else { return Value::Null };
-        let mut root = root.clone();
+        let mut root: Map<String, Value> = root.into();
         root.remove("status");
         let metadata = root.remove("metadata");
         let mut kept = Map::new();
