@@ -212,15 +212,6 @@ impl Committed {
         })
     }
 
-    /// Paths at which values stand in some object or other.
-    pub(crate) fn paths(&self, most: usize) -> Result<BTreeSet<Vec<String>>, IndexError> {
-        let mut paths = BTreeSet::new();
-        for segment in &self.segments {
-            segment.paths(most, &mut paths)?;
-        }
-        Ok(paths)
-    }
-
     /// Whether there is a document of this fingerprint in a part.
     fn has(&self, part: &PartKey, fingerprint: u64) -> bool {
         self.segments.iter().any(|segment| {

@@ -16,7 +16,7 @@ use super::IndexError;
 use super::terms::TermSplitter;
 
 /// Of the documents' form: a folder of another one is not opened but made anew.
-const FORM: &str = "objects-4";
+const FORM: &str = "objects-5";
 const LOCK: &str = "fleetglass.lock";
 /// What the folders begin with that are gone with their process.
 const PASSING: &str = "fleetglass-index-";

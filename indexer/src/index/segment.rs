@@ -1,6 +1,5 @@
 //! One segment of the index, opened: its terms and columns, and what is looked up often enough to be kept beside them.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
@@ -190,24 +189,6 @@ impl Segment {
             if !call(Term { text, info: stream.value(), segment: self })? {
                 break;
             }
-        }
-        Ok(())
-    }
-
-    /// Adds the paths at which values stand; of those that have very many, only so many.
-    pub(super) fn paths(&self, most: usize, paths: &mut BTreeSet<Vec<String>>) -> Result<(), IndexError> {
-        let mut from = terms::FIRST_PATH.to_vec();
-        for _ in 0..most {
-            let mut stream = self.terms.terms().range().ge(&from).limit(1).into_stream()?;
-            if !stream.advance() {
-                break;
-            }
-            let text = str::from_utf8(stream.key()).map_err(|_| IndexError::Damaged("a term is no text"))?;
-            let Some(place) = terms::path_place(text) else { break };
-            if place.has_value {
-                paths.insert(place.path);
-            }
-            from = place.behind;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! c CLUSTER ⋅ GROUP ⋅ VERSION ⋅ RESOURCE   the part of the cache that it is in
 //! r GROUP ⋅ VERSION ⋅ RESOURCE             the same over all clusters
-//! p STEP ⋅ STEP … | TAG VALUE              a value at a path; of arrays, each element's, with a tag that says so of texts
+//! p PATH | TAG VALUE                       a value at a path; of arrays, each element's, with a tag that says so of texts
 //! i | s IMAGE      o | s NAME or UID      o | k KIND/NAME       images and owners, wherever they stand
 //! n | s NAME      h | s TIME              names of containers; when it was last written
 //! m | s STEP ⋅ STEP …                     where containers stand
@@ -12,17 +12,22 @@
 //! y                                        some words are not among the terms
 //! ```
 //!
-//! `⋅` and `|` are control characters. A value that is too long, or has control characters in it, leaves only a term that says
+//! `⋅` and `|` are control characters. PATH stands for the path's steps as a hash of 64 bits, because terms are written and
+//! compared all the time and paths are long. A value that is too long, or has control characters in it, leaves only a term that says
 //! so: then the object itself has to be looked at. What the tags say is what JSON says, so that the evaluator's own rules
 //! decide about a term as they do about a value.
 
-use std::collections::HashSet;
+use std::ops::Range as Span;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hashbrown::HashTable;
 use serde_json_borrow::Value;
 use tantivy::tokenizer::{Token, TokenStream, Tokenizer};
+use twox_hash::XxHash3_64;
 
 use crate::query::document::{Document, Weight};
-use crate::query::evaluate::{Scalar, tokens};
+use crate::query::evaluate::{Scalar, fold, words as words_of};
 use crate::query::{Field, Test};
 use crate::resource::{ClusterName, GroupVersionResource};
 
@@ -90,7 +95,13 @@ pub(super) fn resource_term(resource: &GroupVersionResource) -> String {
 /// Where a field's values stand among the terms; none if the index doesn't have them.
 fn place(field: &Field) -> Option<String> {
     let is_plain = |step: &&str| !step.chars().any(is_marker) && step.len() <= LONGEST_VALUE;
-    let path = |steps: &[&str]| steps.iter().all(is_plain).then(|| format!("p{}", steps.join("\u{1}")));
+    let path = |steps: &[&str]| {
+        steps.iter().all(is_plain).then(|| {
+            let mut place = String::new();
+            push_path(&steps.join("\u{1}"), &mut place);
+            place
+        })
+    };
     match field {
         Field::Namespace => path(&["metadata", "namespace"]),
         Field::Name => path(&["metadata", "name"]),
@@ -109,6 +120,12 @@ fn place(field: &Field) -> Option<String> {
         }
         Field::Cluster | Field::Group | Field::Version | Field::Kind | Field::Resource => None,
     }
+}
+
+/// Appends the place of a path's values, its steps given with [`STEP`] between them.
+fn push_path(steps: &str, place: &mut String) {
+    place.push('p');
+    URL_SAFE_NO_PAD.encode_string(XxHash3_64::oneshot(steps.as_bytes()).to_be_bytes(), place);
 }
 
 /// What managers wrote which field is as long as the object itself, and asked for by nobody.
@@ -188,40 +205,28 @@ pub(super) fn path_of(text: &str) -> Vec<String> {
     text.split(STEP).map(str::to_owned).collect()
 }
 
-/// Not behind the first path's terms.
-pub(super) const FIRST_PATH: &[u8] = b"p";
-
-/// A path that has terms.
-pub(super) struct PathPlace {
-    pub(super) path: Vec<String>,
-    /// Whether something else than fields stands there.
-    pub(super) has_value: bool,
-    /// Behind the terms of this path.
-    pub(super) behind: Vec<u8>,
-}
-
-/// The path of a term; none if it is not of a path.
-pub(super) fn path_place(term: &str) -> Option<PathPlace> {
-    let (place, value) = term.split_once(VALUE)?;
-    let path = path_of(place.strip_prefix('p')?);
-    let behind = format!("{place}{BEHIND_VALUES}").into_bytes();
-    Some(PathPlace { path, has_value: !value.starts_with(OBJECT), behind })
-}
-
 /// Objects that have values of a field which are not among the terms.
 pub(super) fn cut(field: &Field) -> Option<String> {
     place(field).map(|place| format!("{place}{VALUE}{CUT}"))
 }
 
+fn word_place(weight: Weight) -> &'static str {
+    match weight {
+        Weight::Body => "w1",
+        Weight::Label => "w4",
+        Weight::Name => "w8",
+    }
+}
+
 /// The words of a weight that begin so.
 pub(super) fn words(weight: Weight, beginning: &str) -> (usize, Range) {
-    let head = format!("w{}", weight as u32);
+    let head = word_place(weight).to_owned();
     (head.len(), beginning_with(&format!("{head}{beginning}")))
 }
 
 /// Exactly this word.
 pub(super) fn word(weight: Weight, word: &str) -> String {
-    format!("w{}{word}", weight as u32)
+    format!("{}{word}", word_place(weight))
 }
 
 /// What stands behind a tag; none if it isn't one of the field's values.
@@ -272,7 +277,9 @@ enum Stands {
 pub(super) struct Terms {
     text: String,
     values: usize,
-    words: HashSet<String, ahash::RandomState>,
+    /// Where the words stand that the text has already.
+    words: HashTable<Span<usize>>,
+    hasher: ahash::RandomState,
     lacks_values: bool,
     lacks_words: bool,
 }
@@ -303,7 +310,7 @@ impl Terms {
     }
 
     fn add_document(&mut self, document: &Document) {
-        let mut path = "p".to_owned();
+        let mut path = String::new();
         self.add_below(document.root(), &mut path, Stands::AtRoot);
         for image in document.images() {
             self.add_text("i", TEXT, image);
@@ -326,22 +333,22 @@ impl Terms {
 
     fn add_below(&mut self, value: &Value<'_>, path: &mut String, stands: Stands) {
         match value {
-            Value::Null if path.starts_with("pmetadata\u{1}labels\u{1}") => self.add_text(path, NULL_LABEL, ""),
+            Value::Null if path.starts_with("metadata\u{1}labels\u{1}") => self.add_value(path, NULL_LABEL, ""),
             Value::Null => {}
-            Value::Bool(truth) => self.add_text(path, BOOL, if *truth { "true" } else { "false" }),
-            Value::Number(number) => self.add_text(path, NUMBER, &number.to_string()),
-            Value::Str(text) => self.add_text(path, if stands == Stands::InArray { IN_ARRAY } else { TEXT }, text),
+            Value::Bool(truth) => self.add_value(path, BOOL, if *truth { "true" } else { "false" }),
+            Value::Number(number) => self.add_value(path, NUMBER, &number.to_string()),
+            Value::Str(text) => self.add_value(path, if stands == Stands::InArray { IN_ARRAY } else { TEXT }, text),
             Value::Array(elements) => {
                 elements.iter().for_each(|element| self.add_below(element, path, Stands::InArray));
             }
             Value::Object(fields) => {
                 let is_root = stands == Stands::AtRoot;
                 if !is_root {
-                    self.add_text(path, OBJECT, "");
+                    self.add_value(path, OBJECT, "");
                 }
                 let end = path.len();
                 for (name, value) in fields.iter() {
-                    if is_left_out(&path[1..], name) {
+                    if is_left_out(path, name) {
                         continue;
                     }
                     if name.chars().any(is_marker) || name.len() > LONGEST_VALUE {
@@ -359,13 +366,29 @@ impl Terms {
         }
     }
 
-    fn add_text(&mut self, place: &str, tag: char, text: &str) {
-        if self.values == MOST {
-            self.lacks_values = true;
-            return;
+    fn add_value(&mut self, path: &str, tag: char, text: &str) {
+        if self.has_room() {
+            push_path(path, &mut self.text);
+            self.add_behind_place(tag, text);
         }
-        self.values += 1;
-        self.text.push_str(place);
+    }
+
+    fn add_text(&mut self, place: &str, tag: char, text: &str) {
+        if self.has_room() {
+            self.text.push_str(place);
+            self.add_behind_place(tag, text);
+        }
+    }
+
+    /// Whether one more value may be among the terms.
+    fn has_room(&mut self) -> bool {
+        let has_room = self.values < MOST;
+        self.lacks_values |= !has_room;
+        self.values += usize::from(has_room);
+        has_room
+    }
+
+    fn add_behind_place(&mut self, tag: char, text: &str) {
         self.text.push(VALUE);
         if text.len() > LONGEST_VALUE || text.chars().any(is_marker) {
             self.text.push(CUT);
@@ -394,15 +417,25 @@ impl Terms {
     }
 
     fn add_words(&mut self, weight: Weight, text: &str) {
-        for token in tokens(text) {
-            if token.len() > LONGEST_VALUE || self.words.len() == MOST {
+        for found in words_of(text) {
+            let begun = self.text.len();
+            self.text.push_str(word_place(weight));
+            let word_at = self.text.len();
+            fold(found, &mut self.text);
+            if self.text.len() - word_at > LONGEST_VALUE || self.words.len() == MOST {
                 self.lacks_words = true;
+                self.text.truncate(begun);
                 continue;
             }
-            let term = word(weight, &token);
-            if !self.words.contains(&term) {
-                self.push(&term);
-                self.words.insert(term);
+            let (text, hasher) = (&self.text, &self.hasher);
+            let span = begun..text.len();
+            let hash = |span: &Span<usize>| hasher.hash_one(&text[span.clone()]);
+            let is_there = self.words.find(hash(&span), |other| text[other.clone()] == text[span.clone()]).is_some();
+            if is_there {
+                self.text.truncate(begun);
+            } else {
+                self.words.insert_unique(hash(&span), span, hash);
+                self.text.push(SEPARATOR);
             }
         }
     }

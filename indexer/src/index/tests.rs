@@ -500,26 +500,6 @@ fn a_question_that_the_index_can_decide_opens_no_object() {
     }
 }
 
-#[test]
-fn names_of_fields_come_from_the_index_as_from_objects() {
-    let mut world = World::new();
-    let object =
-        json!({ "spec": { "list": [{ "x": 1 }], "only": {} }, "metadata": { "labels": { "a.b/c": "x", "app": "y" } } });
-    let change = Written { cluster: "east", kind: 1, namespace: "shop", name: "web".to_owned(), body: Some(object) };
-    world.apply(&change);
-    let names = |index: &Index, beginning: &str| crate::search::names::field_names(&world.cache, index, beginning, 20);
-    let (of_spec, of_labels) = (["spec.list.x"], ["label.a.b/c", "label.app"]);
-    assert_eq!(
-        (names(&Index::default(), "spec"), names(&Index::default(), "label")),
-        (vec![of_spec[0].to_owned()], of_labels.map(str::to_owned).to_vec())
-    );
-    world.follower.step(&world.cache).unwrap();
-    assert_eq!(
-        (names(&world.index, "spec"), names(&world.index, "label")),
-        (vec![of_spec[0].to_owned()], of_labels.map(str::to_owned).to_vec())
-    );
-}
-
 #[tokio::test]
 async fn thousands_of_label_keys_are_told_apart_and_take_no_more_than_themselves() {
     let mut world = World::new();

@@ -288,13 +288,29 @@ fn stands_in(words: &[Pattern], text: &str) -> bool {
 }
 
 /// The words of a text: runs of letters and digits, case-folded.
-pub fn tokens(text: &str) -> impl Iterator<Item = String> + '_ {
-    let words = text.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty());
-    words.map(|word| match word.is_ascii() {
-        true => word.to_ascii_lowercase(),
-        // Folding may bring marks that are no letters.
-        false => word.to_lowercase().chars().filter(|character| character.is_alphanumeric()).collect(),
+fn tokens(text: &str) -> impl Iterator<Item = String> + '_ {
+    words(text).map(|word| {
+        let mut folded = String::new();
+        fold(word, &mut folded);
+        folded
     })
+}
+
+/// Runs of letters and digits.
+pub(crate) fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty())
+}
+
+/// Appends a word as it is searched for.
+pub(crate) fn fold(word: &str, folded: &mut String) {
+    if word.is_ascii() {
+        let begun = folded.len();
+        folded.push_str(word);
+        folded[begun..].make_ascii_lowercase();
+    } else {
+        // Folding may bring marks that are no letters.
+        folded.extend(word.chars().flat_map(char::to_lowercase).filter(|character| character.is_alphanumeric()));
+    }
 }
 
 fn score(expression: &Expression, document: &Document) -> u32 {

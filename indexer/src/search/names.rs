@@ -1,29 +1,18 @@
-//! Which fields objects have, for completion: from the index, or from a look at some objects where there is none.
+//! Which fields objects have, for completion: what a look at some objects of each resource shows.
 
 use std::collections::BTreeSet;
 
 use crate::cache::Cache;
-use crate::index::Index;
 use crate::query::Field;
 use crate::query::document::Document;
 
-/// Objects looked at, a (cluster, resource), where there is no index.
-const LOOKED_AT: usize = 5;
-/// Different paths that are looked at, a segment.
-const MOST_PATHS: usize = 20_000;
+/// Objects looked at, a resource.
+const LOOKED_AT: usize = 200;
 
 /// Names of fields that begin so, in their order; at most so many.
-pub fn field_names(cache: &Cache, index: &Index, beginning: &str, most: usize) -> Vec<String> {
-    let paths = match index.committed().map(|committed| committed.paths(MOST_PATHS)) {
-        Some(Ok(paths)) => paths,
-        Some(Err(error)) => {
-            index.give_up(&error);
-            seen_paths(cache)
-        }
-        None => seen_paths(cache),
-    };
+pub fn field_names(cache: &Cache, beginning: &str, most: usize) -> Vec<String> {
     let mut names: BTreeSet<String> = Field::named().map(str::to_owned).collect();
-    for path in paths {
+    for path in seen_paths(cache) {
         names.extend(special(&path).map(|field| field.to_string()));
         names.insert(Field::Path(path).to_string());
     }
@@ -46,14 +35,16 @@ fn seen_paths(cache: &Cache) -> BTreeSet<Vec<String>> {
     let mut object = Vec::new();
     for resource in cache.all() {
         let decoder = resource.codec().decoder();
-        for part in resource.snapshot(None).parts.values() {
-            for entry in part.objects.iter().take(LOOKED_AT) {
-                object.clear();
-                if decoder.append(entry.frame(), &mut object).is_ok()
-                    && let Some(document) = Document::read(&object)
-                {
-                    document.paths(&mut paths);
-                }
+        let snapshot = resource.snapshot(None);
+        // Some of each cluster, more of each where there are few.
+        let of_each = LOOKED_AT.div_ceil(snapshot.parts.len().max(1));
+        let entries = snapshot.parts.values().flat_map(|part| part.objects.iter().take(of_each));
+        for entry in entries.take(LOOKED_AT) {
+            object.clear();
+            if decoder.append(entry.frame(), &mut object).is_ok()
+                && let Some(document) = Document::read(&object)
+            {
+                document.paths(&mut paths);
             }
         }
     }

@@ -263,7 +263,7 @@ fn an_explanation_says_what_each_part_takes() {
 
 #[test]
 fn names_of_fields_are_those_that_objects_have() {
-    let names = |beginning: &str| names::field_names(&estate(), &Index::default(), beginning, 10);
+    let names = |beginning: &str| names::field_names(&estate(), beginning, 10);
     assert_eq!(names("spec.re"), ["spec.replicas"]);
     assert_eq!(names("cl"), ["cluster"]);
     assert_eq!(names("spec.c"), ["spec.containers.image"]);

@@ -30,8 +30,8 @@ pub(in crate::routes) async fn answer(state: &SearchState, query: &str) -> Resul
     let parameters = Parameters::read(query, &["prefix", "limit"])?;
     let beginning = parameters.get("prefix").unwrap_or_default().to_owned();
     let limit = parameters.number("limit", DEFAULT_NAMES, MOST)?;
-    let (cache, index) = (state.cache.clone(), state.index.clone());
-    let names = state.turns.take(move || field_names(&cache, &index, &beginning, limit)).await?;
+    let cache = state.cache.clone();
+    let names = state.turns.take(move || field_names(&cache, &beginning, limit)).await?;
     let items = names.into_iter().map(|name| FieldName { name }).collect();
     Ok(Json(FieldNameList { kind: "FieldNameList", api_version: apiservice::GROUP_VERSION, items }).into_response())
 }
