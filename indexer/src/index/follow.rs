@@ -30,7 +30,7 @@ const GATHERING: Duration = Duration::from_millis(200);
 /// Changes taken from a feed at once.
 const AT_ONCE: usize = 1024;
 /// Documents after which a long work commits, so that progress is kept and memory is bounded.
-const BETWEEN_COMMITS: u64 = 50_000;
+const BETWEEN_COMMITS: u64 = 200_000;
 /// How long to wait before the index is begun anew.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
