@@ -270,7 +270,7 @@ impl Follower {
         decoder: &Decoder,
         scratch: &mut Scratch,
     ) -> Result<(), IndexError> {
-        let part = PartKey { cluster: item.cluster.clone(), resource: cache.resource().clone() };
+        let part = PartKey::new(item.cluster.clone(), cache.resource().clone());
         match &item.change {
             Change::Bookmark { .. } => {}
             Change::Left { .. } => {
@@ -318,7 +318,7 @@ impl Follower {
         let of: u64 = snapshot.parts.values().map(|part| part.objects.len() as u64).sum();
         let mut done = 0;
         for (cluster, part) in &snapshot.parts {
-            let key = PartKey { cluster: cluster.clone(), resource: cache.resource().clone() };
+            let key = PartKey::new(cluster.clone(), cache.resource().clone());
             let known: HashSet<u64, ahash::RandomState> = self.committed.fingerprints(&key).collect();
             for entry in &part.objects {
                 done += 1;
@@ -384,7 +384,7 @@ impl Follower {
         }
         let settled: Vec<_> = snapshot.parts.iter().filter(|(_, part)| part.sync.synced).collect();
         for (cluster, part) in &settled {
-            let key = PartKey { cluster: (*cluster).clone(), resource: cache.resource().clone() };
+            let key = PartKey::new((*cluster).clone(), cache.resource().clone());
             let known = self.committed.fingerprints(&key).collect();
             self.delete_others(&key, part, known);
             self.leftovers.remove(&key);

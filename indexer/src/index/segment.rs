@@ -234,7 +234,7 @@ const SEPARATOR: char = '\0';
 
 impl Identity {
     pub(super) fn text(part: &PartKey, kind: &str, namespace: &str, name: &str) -> String {
-        let PartKey { cluster, resource } = part;
+        let PartKey { cluster, resource, .. } = part;
         let texts = [kind, namespace, name, cluster.as_str(), &resource.group, &resource.version, &resource.resource];
         texts.join("\0")
     }
@@ -249,7 +249,7 @@ impl Identity {
         let mut next = || texts.next();
         let order = [next()?, next()?, next()?, next()?, next()?];
         let resource = GroupVersionResource::new(order[4], next()?, next()?);
-        let part = PartKey { cluster: order[3].into(), resource };
+        let part = PartKey::new(order[3].into(), resource);
         Some(Self { order: order.map(str::to_owned), part })
     }
 

@@ -1,6 +1,6 @@
 //! What a question is about: the parts of the cache as they are at one moment.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::Hit;
@@ -37,12 +37,13 @@ fn maturity(version: &str) -> (u8, Vec<u32>) {
     (stability, numbers.filter_map(|number| number.parse().ok()).collect())
 }
 
+fn is_another_version(one: &GroupVersionResource, other: &GroupVersionResource) -> bool {
+    (&one.group, &one.resource) == (&other.group, &other.resource) && one.version != other.version
+}
+
 /// Whether a cluster's objects are not cached in a newer version too.
 pub(super) fn is_foremost(cache: &Cache, resource: &GroupVersionResource, cluster: &ClusterName) -> bool {
-    let others = cache.all().into_iter().filter(|other| {
-        let other = other.resource();
-        (&other.group, &other.resource) == (&resource.group, &resource.resource) && other.version != resource.version
-    });
+    let others = cache.all().into_iter().filter(|other| is_another_version(other.resource(), resource));
     let mine = maturity(&resource.version);
     others.filter(|other| maturity(&other.resource().version) > mine).all(|other| other.part(cluster).is_none())
 }
@@ -55,6 +56,9 @@ pub(super) struct Candidates {
     pub(super) version: MergedVersion,
 }
 
+/// Group, plural name and cluster: what a part is in whatever version.
+type PartName = (Arc<str>, Arc<str>, ClusterName);
+
 /// A resource that was looked at.
 pub(super) struct Looked {
     pub(super) cache: Arc<ResourceCache>,
@@ -64,10 +68,13 @@ pub(super) struct Looked {
 
 impl Candidates {
     pub(super) fn of(cache: &Cache, clusters: Option<&BTreeSet<ClusterName>>) -> Self {
-        let mut parts: BTreeMap<_, Candidate> = BTreeMap::new();
-        let mut versions: BTreeMap<ClusterName, u64> = BTreeMap::new();
-        let mut resources = Vec::new();
-        for resource in cache.all() {
+        let all = cache.all();
+        let mut found = Self { parts: Vec::new(), resources: Vec::new(), version: MergedVersion::default() };
+        // Of resources that are cached in several versions: where each cluster's part stands.
+        let mut foremost: BTreeMap<PartName, usize> = BTreeMap::new();
+        let mut versions: HashMap<ClusterName, u64, ahash::RandomState> = HashMap::default();
+        for resource in all.iter().cloned() {
+            let has_others = all.iter().any(|other| is_another_version(other.resource(), resource.resource()));
             let snapshot = resource.snapshot(clusters);
             let decoder = resource.codec().decoder();
             for (cluster, part) in snapshot.parts {
@@ -76,21 +83,35 @@ impl Candidates {
                     let slowest = versions.entry(cluster.clone()).or_insert(reached);
                     *slowest = reached.min(*slowest);
                 }
-                let gvr = resource.resource();
-                let key = (Arc::clone(&gvr.group), Arc::clone(&gvr.resource), cluster.clone());
-                let candidate = Candidate { cluster, part, decoder: decoder.clone(), resource: resources.len() };
-                match parts.get(&key) {
-                    Some(present) if present.rank() >= candidate.rank() => {}
-                    _ => drop(parts.insert(key, candidate)),
-                }
+                let key = has_others.then(|| {
+                    let GroupVersionResource { group, resource, .. } = resource.resource();
+                    (Arc::clone(group), Arc::clone(resource), cluster.clone())
+                });
+                let candidate = Candidate { cluster, part, decoder: decoder.clone(), resource: found.resources.len() };
+                found.add(candidate, key, &mut foremost);
             }
-            resources.push(Looked { cache: resource, sequence: snapshot.sequence });
+            found.resources.push(Looked { cache: resource, sequence: snapshot.sequence });
         }
-        let mut version = MergedVersion::default();
         for (cluster, reached) in versions {
-            version.set(cluster, Arc::from(reached.to_string()));
+            found.version.set(cluster, Arc::from(reached.to_string()));
         }
-        Self { parts: parts.into_values().collect(), resources, version }
+        found
+    }
+
+    /// Adds a part, unless the same objects are there in a version that goes before.
+    fn add(&mut self, candidate: Candidate, key: Option<PartName>, foremost: &mut BTreeMap<PartName, usize>) {
+        let Some(key) = key else {
+            self.parts.push(candidate);
+            return;
+        };
+        match foremost.get(&key).and_then(|at| self.parts.get_mut(*at)) {
+            Some(present) if present.rank() >= candidate.rank() => {}
+            Some(present) => *present = candidate,
+            None => {
+                foremost.insert(key, self.parts.len());
+                self.parts.push(candidate);
+            }
+        }
     }
 
     /// An object of the candidate with this number.

@@ -95,7 +95,9 @@ impl<'a> Lookup<'a> {
         let mut by_cluster: Vec<HashMap<&ClusterName, usize, ahash::RandomState>> =
             vec![HashMap::default(); changes.len()];
         for (at, candidate) in candidates.parts.iter().enumerate() {
-            if let Some(by_cluster) = by_cluster.get_mut(candidate.resource) {
+            let has_changes =
+                changes.get(candidate.resource).is_some_and(|changes| changes.iter().flatten().next().is_some());
+            if let Some(by_cluster) = by_cluster.get_mut(candidate.resource).filter(|_| has_changes) {
                 by_cluster.insert(&candidate.cluster, at);
             }
         }
@@ -133,7 +135,7 @@ impl<'a> Lookup<'a> {
     fn part(&self, candidate: &Candidate) -> Option<PartKey> {
         let looked = self.candidates.resources.get(candidate.resource)?;
         let position = self.committed.as_ref()?.position(&looked.cache)?;
-        let part = PartKey { cluster: candidate.cluster.clone(), resource: looked.cache.resource().clone() };
+        let part = PartKey::new(candidate.cluster.clone(), looked.cache.resource().clone());
         (!position.unsettled.contains(&candidate.cluster) && part.is_indexable()).then_some(part)
     }
 
