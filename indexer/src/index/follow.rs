@@ -29,6 +29,8 @@ use crate::resource::GroupVersionResource;
 const GATHERING: Duration = Duration::from_millis(200);
 /// Changes taken from a feed at once.
 const AT_ONCE: usize = 1024;
+/// Changes of a resource that may wait while another one is taken in: less than a feed holds.
+const LATE: u64 = if cfg!(test) { 2 } else { 4096 };
 /// Documents after which a long work commits, so that progress is kept and memory is bounded.
 const BETWEEN_COMMITS: u64 = 200_000;
 /// How long to wait before the index is begun anew.
@@ -190,7 +192,7 @@ impl Follower {
         let resources = cache.all();
         self.forget_all_but(&resources);
         for resource in &resources {
-            self.take_in(resource)?;
+            self.take_in(resource, &resources)?;
         }
         self.sweep_leftovers(&resources);
         self.commit()?;
@@ -233,16 +235,21 @@ impl Follower {
         }
     }
 
-    fn take_in(&mut self, cache: &Arc<ResourceCache>) -> Result<(), IndexError> {
+    fn take_in(&mut self, cache: &Arc<ResourceCache>, all: &[Arc<ResourceCache>]) -> Result<(), IndexError> {
+        while !self.take_changes(cache)? {
+            self.compare(cache, all)?;
+        }
+        self.settle(cache)
+    }
+
+    /// Takes in what the feed of a resource has; false if it no longer has all.
+    fn take_changes(&mut self, cache: &Arc<ResourceCache>) -> Result<bool, IndexError> {
         let mut scratch = Scratch::default();
         loop {
             let position = self.committed.position(cache).map(|position| position.sequence);
             let changes = position.and_then(|sequence| cache.changes_since(sequence, AT_ONCE));
-            let Some(changes) = changes else {
-                self.compare(cache)?;
-                continue;
-            };
-            let Some(last) = changes.last().map(|item| item.sequence) else { break };
+            let Some(changes) = changes else { return Ok(false) };
+            let Some(last) = changes.last().map(|item| item.sequence) else { return Ok(true) };
             // Behind the changes: it knows every dictionary that they were made with.
             let decoder = cache.codec().decoder();
             if self.stop.is_cancelled() {
@@ -254,7 +261,23 @@ impl Follower {
             self.move_to(cache, last + 1);
             self.commit_if_much()?;
         }
-        self.settle(cache)
+    }
+
+    /// While one resource takes long, the feeds of others run on: before they run over, their changes are taken in.
+    pub(super) fn catch_up(&mut self, busy: &Arc<ResourceCache>, all: &[Arc<ResourceCache>]) -> Result<(), IndexError> {
+        let is_late = |cache: &&Arc<ResourceCache>| {
+            let position = self.committed.position(cache).filter(|_| !Arc::ptr_eq(cache, busy));
+            position.is_some_and(|position| cache.next_sequence().saturating_sub(position.sequence) > LATE)
+        };
+        let late: Vec<&Arc<ResourceCache>> = all.iter().filter(is_late).collect();
+        if late.is_empty() {
+            return Ok(());
+        }
+        for cache in late {
+            // Of one that has run over already, the turn comes.
+            self.take_changes(cache)?;
+        }
+        self.commit()
     }
 
     fn move_to(&mut self, cache: &Arc<ResourceCache>, sequence: u64) {
@@ -309,7 +332,7 @@ impl Follower {
     }
 
     /// Brings a resource in step by its present state.
-    fn compare(&mut self, cache: &Arc<ResourceCache>) -> Result<(), IndexError> {
+    fn compare(&mut self, cache: &Arc<ResourceCache>, all: &[Arc<ResourceCache>]) -> Result<(), IndexError> {
         // What is not committed yet would be taken for missing.
         self.commit()?;
         let snapshot = cache.snapshot(None);
@@ -330,8 +353,11 @@ impl Follower {
                     tracing::info!(resource = %cache.resource(), done, of, "building the search index");
                     self.commit()?;
                 }
-                if done.is_multiple_of(1024) && self.stop.is_cancelled() {
-                    return Err(IndexError::Late);
+                if done.is_multiple_of(1024) {
+                    if self.stop.is_cancelled() {
+                        return Err(IndexError::Late);
+                    }
+                    self.catch_up(cache, all)?;
                 }
             }
             if known.is_empty() {

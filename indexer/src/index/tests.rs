@@ -520,3 +520,23 @@ async fn thousands_of_label_keys_are_told_apart_and_take_no_more_than_themselves
     let bytes = world.index.counters.bytes.load(Ordering::Relaxed);
     assert!(bytes < 5000 * 600, "{bytes} bytes");
 }
+
+#[tokio::test]
+async fn while_one_resource_is_taken_in_others_are_followed() {
+    let mut world = World::new();
+    let put = |world: &mut World, kind: usize, number: usize| {
+        let name = format!("object-{number}");
+        world.apply(&Written { cluster: "east", kind, namespace: "shop", name, body: Some(json!({})) });
+    };
+    put(&mut world, 0, 0);
+    put(&mut world, 1, 0);
+    world.step();
+    (1..10).for_each(|number| put(&mut world, 0, number));
+    (1..10).for_each(|number| put(&mut world, 1, number));
+    let all = world.cache.all();
+    let position = |world: &World, of: usize| world.index.committed().unwrap().position(&all[of]).unwrap().sequence;
+    let before = position(&world, 0);
+    world.follower.catch_up(&all[0], &all).unwrap();
+    assert_eq!(position(&world, 1), all[1].next_sequence(), "the other one's changes are taken in");
+    assert_eq!(position(&world, 0), before, "those of the one that takes long come with its own work");
+}

@@ -72,6 +72,8 @@ async fn main() -> Result<()> {
     figures.push(("resident for the index, MiB", resident()? - figures[0].1, "<= 300"));
     let asking = (Arc::clone(&cache), Arc::clone(&index), arguments.objects);
     figures.extend(tokio::task::spawn_blocking(move || ask(&asking.0, &asking.1, asking.2)).await??);
+    let churning = (Arc::clone(&cache), Arc::clone(&index));
+    figures.extend(tokio::task::spawn_blocking(move || churn(&churning.0, &churning.1)).await??);
     figures.push(("resident at the end, MiB", resident()?, ""));
     stop.cancel();
     following.await?;
@@ -194,6 +196,48 @@ fn page(cache: &Cache, index: &Index, query: &str, order: &str) -> Result<(f64, 
     let page = answer(cache, index, &question);
     anyhow::ensure!(!page.is_partial, "{query}: partial");
     Ok((begun.elapsed().as_secs_f64() * 1e3, page.remaining + page.hits.len() as u64))
+}
+
+/// Changes in a second while it is measured how soon they are found.
+const CHANGES: usize = 1000;
+const CHURN: Duration = Duration::from_secs(10);
+
+/// Changes pods of one cluster all the time, and asks for one of them as soon as it is changed.
+fn churn(cache: &Arc<Cache>, index: &Index) -> Result<Vec<Figure>> {
+    let resource = cache.open(&gvr());
+    let (cluster, part) = resource.snapshot(None).parts.into_iter().next().context("no cluster")?;
+    let mut writer = resource.writer(&cluster, &part.served);
+    let reader = ObjectReader::new(&cluster, "v1", "Pod");
+    let names: Vec<(String, String)> =
+        part.objects.iter().map(|entry| (entry.namespace().to_owned(), entry.name().to_owned())).collect();
+    let (mut times, mut waiting) = (Vec::new(), 0);
+    let begun = Instant::now();
+    let mut changed: usize = 0;
+    while begun.elapsed() < CHURN {
+        let (namespace, name) = names.get(changed % names.len()).context("no pods")?;
+        let version = 1_000_000_000 + changed;
+        let pod = json!({ "metadata": { "namespace": namespace, "name": name, "resourceVersion": version.to_string(),
+            "labels": { "turn": format!("turn-{changed}") } }, "spec": { "nodeName": "node-001" } });
+        let entry = writer.prepare(reader.read(&pod.to_string())?)?;
+        let written = Instant::now();
+        writer.apply([PreparedChange::Upsert(entry)]);
+        if changed.is_multiple_of(CHANGES / 10) {
+            let (_, found) = page(cache, index, &format!("label.turn:turn-{changed} name:{name}"), "")?;
+            anyhow::ensure!(found == 1, "what was changed was not found: {found}");
+            times.push(written.elapsed().as_secs_f64() * 1e3);
+            waiting = waiting.max(index.queue(cache));
+        }
+        changed += 1;
+        let due = Duration::from_secs_f64(changed as f64 / CHANGES as f64);
+        std::thread::sleep(due.saturating_sub(begun.elapsed()));
+    }
+    let rate = changed as f64 / begun.elapsed().as_secs_f64();
+    Ok(vec![
+        ("changes a second while asking", rate, ""),
+        ("a change is found within, p50, ms", percentiles(times.clone()).0, ""),
+        ("a change is found within, p99, ms", percentiles(times).1, "<= 1000"),
+        ("changes that waited for the index, at most", waiting as f64, ""),
+    ])
 }
 
 fn percentiles(mut times: Vec<f64>) -> (f64, f64) {
