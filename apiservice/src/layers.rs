@@ -324,8 +324,15 @@ fn too_large(limit: usize) -> ApiError {
 /// Whether the answer may take any time: watches, also those below a resource that routes paths of its own.
 fn is_long_running(info: &RequestInfo, query: Option<&str>) -> bool {
     let watches = |query: &str| ListOptions::parse(query).is_ok_and(|options| options.watch);
-    let may_be = is_cached_collection(info) || is_query(info);
-    info.is_watch() || (may_be && query.is_some_and(watches))
+    info.is_watch()
+        || (is_cached_collection(info) && query.is_some_and(watches))
+        || (is_query(info) && query.is_some_and(watches_query))
+}
+
+/// As the query's own route reads it: other parameters, or what is wrong with them, make no difference.
+fn watches_query(query: &str) -> bool {
+    let watch = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "watch");
+    watch.is_some_and(|(_, value)| matches!(&*value, "" | "1" | "true"))
 }
 
 /// Whether the path is that of a query over all kinds.
@@ -419,6 +426,8 @@ mod tests {
     #[case("cache/api/v1/namespaces/shop?watch=1", false)]
     #[case("cache/api/v1/nodes/one?watch=1", false)]
     #[case("query?q=kind:Pod&watch=1", true)]
+    #[case("query?watch=true&limit=&timeoutSeconds=", true)]
+    #[case("query?watch=false", false)]
     #[case("query/more?watch=1", false)]
     #[case("facets?watch=1", false)]
     #[case("cache/api/v1/pods", false)]

@@ -27,7 +27,7 @@ use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 pub use follow::follow;
 pub(crate) use matching::{Matcher, Matches};
@@ -112,7 +112,7 @@ pub struct Index {
     committed: ArcSwapOption<Committed>,
     state: Mutex<IndexState>,
     /// Tells the follower that a reader found something wrong.
-    given_up: Notify,
+    given_up: watch::Sender<()>,
     /// Counts for metrics.
     pub counters: Counters,
 }
@@ -137,7 +137,7 @@ impl Default for Index {
         Self {
             committed: ArcSwapOption::empty(),
             state: Mutex::new(IndexState::Off),
-            given_up: Notify::new(),
+            given_up: watch::Sender::new(()),
             counters: Counters::default(),
         }
     }
@@ -162,11 +162,16 @@ impl Index {
         if committed.is_none() { 0 } else { cache.all().iter().map(waiting).sum() }
     }
 
-    /// Something is wrong with what was committed: nobody is to read it any more, and it is built anew.
-    pub(crate) fn give_up(&self, error: &IndexError) {
+    /// Something is wrong with what was committed: nobody is to read it any more, and it is built anew. Unless that has begun.
+    pub(crate) fn give_up(&self, damaged: Option<&Arc<Committed>>, error: &IndexError) {
+        let present = self.committed.load_full();
+        let is_present = damaged.zip(present.as_ref()).is_some_and(|(damaged, present)| Arc::ptr_eq(damaged, present));
+        if !is_present {
+            return;
+        }
         tracing::warn!(%error, "a query found the search index damaged and looks at each object");
         self.publish(None);
-        self.given_up.notify_one();
+        self.given_up.send_replace(());
     }
 
     /// What was last committed, if there is anything.

@@ -108,9 +108,9 @@ pub fn answer(cache: &Cache, index: &Index, question: &Question) -> Page {
     // The index first: it must not be ahead of what it is compared with.
     let committed = index.committed();
     let candidates = Candidates::of(cache, question.scope.clusters.as_ref());
-    let lookup = Lookup::new(committed, &candidates);
+    let lookup = Lookup::new(committed.clone(), &candidates);
     page(&lookup, question).unwrap_or_else(|error| {
-        index.give_up(&error);
+        index.give_up(committed.as_ref(), &error);
         // Without an index nothing can be wrong with it.
         page(&Lookup::new(None, &candidates), question).unwrap_or_else(|_| Page::nothing(&candidates))
     })

@@ -35,7 +35,7 @@ fn questions() -> Result<Vec<Asked>> {
 
 /// Without widths of columns and ages, which change with the day.
 fn comparable(text: &str) -> Result<Vec<String>> {
-    let age = Regex::new(r"\b\d+[ydhms](\d+[hms])?\b")?;
+    let age = Regex::new(r"\b\d+[ydhms](\d+[dhms])?\b")?;
     let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     Ok(text.lines().map(|line| age.replace_all(&words(line), "AGE").into_owned()).collect())
 }

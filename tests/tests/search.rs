@@ -349,6 +349,8 @@ fn clusters_are_compared_page_by_page_or_by_what_is_missing() -> Result<()> {
         let alike = estate.fleetglass(&["diff", "kind:Deployment name:argocd-server"])?;
         assert_eq!((alike.code, alike.output.as_str()), (Some(0), ""));
         assert_eq!(estate.fleetglass(&["diff", "kind:Node", "--json"])?.code, Some(1));
+        let nothing = estate.fleetglass(&["diff", "kind:Deploymnt"])?;
+        ensure!(nothing.code == Some(2) && nothing.complaints.contains("nothing was compared"), "{nothing:?}");
         Ok(())
     })
 }
@@ -375,20 +377,29 @@ fn a_watched_query_shows_what_comes_changes_and_goes() -> Result<()> {
                 }
             }
         });
-        let next = || shown.recv_timeout(Duration::from_secs(15)).context("nothing more is shown");
+        let expect = |line: &str| {
+            let next =
+                shown.recv_timeout(Duration::from_secs(15)).with_context(|| format!("instead of {line}: nothing"))?;
+            ensure!(next == line, "instead of {line}: {next}");
+            Ok(())
+        };
         let shows = async {
-            assert_eq!(next()?, "EVENT CLUSTER NAME SPEC.REPLICAS");
-            assert_eq!(next()?, "ADDED pegasus-2 redis 3");
+            expect("EVENT CLUSTER NAME SPEC.REPLICAS")?;
+            expect("ADDED pegasus-2 redis 3")?;
             let file = estate.file("pegasus", "redis.yaml");
             let text = std::fs::read_to_string(&file)?;
-            let with = |replicas: &str| text.replacen("replicas: 1", &format!("replicas: {replicas}"), 1);
-            std::fs::write(&file, with("4"))?;
-            assert_eq!(next()?, "ADDED pegasus redis 4");
-            std::fs::write(&file, with("5"))?;
-            assert_eq!(next()?, "MODIFIED pegasus redis 5");
-            std::fs::write(&file, &text)?;
-            assert_eq!(next()?, "DELETED pegasus redis 1");
-            Ok(())
+            // Never seen half written.
+            let write = |replicas: &str| -> Result<()> {
+                let beside = file.with_extension("new");
+                std::fs::write(&beside, text.replacen("replicas: 1", &format!("replicas: {replicas}"), 1))?;
+                Ok(std::fs::rename(beside, &file)?)
+            };
+            write("4")?;
+            expect("ADDED pegasus redis 4")?;
+            write("5")?;
+            expect("MODIFIED pegasus redis 5")?;
+            write("1")?;
+            expect("DELETED pegasus redis 1")
         };
         let outcome: Result<()> = shows.await;
         client.kill()?;

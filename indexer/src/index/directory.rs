@@ -17,6 +17,8 @@ use super::terms::TermSplitter;
 
 /// Of the documents' form: a folder of another one is not opened but made anew.
 const FORM: &str = "objects-5";
+/// What the folders of all forms begin with.
+const FORMS: &str = "objects-";
 const LOCK: &str = "fleetglass.lock";
 /// What the folders begin with that are gone with their process.
 const PASSING: &str = "fleetglass-index-";
@@ -79,7 +81,9 @@ impl Place {
             }));
         };
         std::fs::create_dir_all(folder).map_err(|error| IndexError::Folder { folder: folder.to_path_buf(), error })?;
-        Ok(Self::Kept { folder: folder.to_path_buf(), _lock: lock(folder)? })
+        let _lock = lock(folder)?;
+        remove_other_forms(folder);
+        Ok(Self::Kept { folder: folder.to_path_buf(), _lock })
     }
 
     /// Opens what is there; what can't be opened or is damaged is removed and begun anew. Also tells why it was, if it was.
@@ -131,6 +135,16 @@ fn passing() -> Result<Place, IndexError> {
     Ok(Place::Passing { folder, _lock })
 }
 
+/// Removes what other versions of the program have left.
+fn remove_other_forms(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let is_other = entry.file_name().to_str().is_some_and(|name| name.starts_with(FORMS) && name != FORM);
+        if is_other && let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            tracing::warn!(%error, folder = %entry.path().display(), "an old search index was not removed");
+        }
+    }
+}
+
 /// Removes the folders of processes that were killed: nobody holds their locks.
 fn remove_passed() {
     for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
@@ -176,6 +190,15 @@ pub(super) fn remove(folder: &Path) -> Result<(), IndexError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_index_of_another_version_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (other, kept) = (folder.path().join("objects-1"), folder.path().join("notes"));
+        [&other, &kept].into_iter().for_each(|folder| std::fs::create_dir(folder).unwrap());
+        let place = Place::take(Some(folder.path())).unwrap();
+        assert!(!other.exists() && kept.exists(), "{place}");
+    }
 
     #[test]
     fn a_folder_that_a_killed_process_left_goes_and_one_in_use_stays() {

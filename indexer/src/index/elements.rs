@@ -21,28 +21,30 @@ struct Elements {
 
 impl Matcher<'_> {
     pub(super) fn element(&self, clause: &ElementClause) -> Result<Matches, IndexError> {
-        let mut found = Matches::default();
-        for path in self.paths(&clause.of)? {
-            let Matches { sure, possible } = self.elements(&path, &clause.inner)?.some;
-            found.sure |= sure;
-            found.possible |= possible;
+        let unknown = &self.segment.lacks_values & self.all;
+        if let Field::Path(steps) = &clause.of {
+            let Matches { sure, possible } = self.elements(steps, &clause.inner)?.some;
+            return Ok(Matches { sure, possible: possible | unknown });
         }
-        found.possible |= &self.segment.lacks_values & self.all;
+        let mut found = Matches { sure: RoaringBitmap::new(), possible: unknown };
+        for (path, documents) in self.container_lists()? {
+            let Matches { sure, possible } = self.elements(&path, &clause.inner)?.some;
+            // What stands there in others are no containers.
+            found.sure |= sure & &documents;
+            found.possible |= possible & documents;
+        }
         Ok(found)
     }
 
-    /// Where the elements stand in some document or other.
-    fn paths(&self, of: &Field) -> Result<Vec<Vec<String>>, IndexError> {
-        if let Field::Path(steps) = of {
-            return Ok(vec![steps.clone()]);
-        }
-        let mut paths = Vec::new();
+    /// Where containers stand, and in which documents.
+    fn container_lists(&self) -> Result<Vec<(Vec<String>, RoaringBitmap)>, IndexError> {
+        let mut lists = Vec::new();
         let (path_at, range) = terms::container_lists();
         self.segment.for_each_term(&range, |term| {
-            paths.push(terms::path_of(&term.text[path_at..]));
+            lists.push((terms::path_of(&term.text[path_at..]), term.documents()?));
             Ok(true)
         })?;
-        Ok(paths)
+        Ok(lists)
     }
 
     /// Documents that have an element.

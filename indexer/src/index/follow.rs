@@ -97,7 +97,7 @@ async fn run(
         move || Follower::open(&settings, index, stop)
     };
     let mut follower = blocking(opening).await?;
-    let mut news = cache.subscribe();
+    let (mut news, mut given_up) = (cache.subscribe(), index.given_up.subscribe());
     loop {
         // Changes that come from here on are seen by the next step, if not by this one.
         news.mark_unchanged();
@@ -109,7 +109,7 @@ async fn run(
         let gathered = async {
             tokio::select! {
                 biased;
-                () = index.given_up.notified() => return Err(IndexError::Damaged("a query could not read it")),
+                _ = given_up.changed() => return Err(IndexError::Damaged("a query could not read it")),
                 _ = news.changed() => tokio::time::sleep(GATHERING).await,
                 () = tokio::time::sleep(BETWEEN_SWEEPS), if follower.has_leftovers() => {}
             }

@@ -166,15 +166,19 @@ fn body() -> impl Strategy<Value = Value> {
     let owner = prop::sample::select(vec![json!([]), json!([{ "kind": "App", "name": "web", "uid": "1" }])]);
     let element = prop::collection::btree_map(key(), scalar(), 0..3).prop_map(|fields| json!(fields));
     let list = prop::collection::vec(prop_oneof![scalar(), element], 0..3);
-    let image = prop_oneof![3 => text(), 1 => Just(json!(7))];
+    let image = (prop_oneof![3 => text(), 1 => Just(json!(7))], prop::bool::weighted(0.8));
     (labels, map(), created, owner, scalar(), list, image).prop_map(
-        |(labels, annotations, created, owners, replicas, list, image)| {
+        |(labels, annotations, created, owners, replicas, list, (image, are_containers))| {
+            // In a kind that somebody defined, what is called so may be something else.
+            let containers = match are_containers {
+                true => json!([{ "name": "web", "image": image, "args": ["rolling update"] }, { "name": "db", "app": replicas }]),
+                false => json!({ "name": "web", "image": image, "list": [{ "name": "db", "app": replicas }] }),
+            };
             json!({
                 "metadata": { "labels": labels, "annotations": annotations, "creationTimestamp": created,
                     "ownerReferences": owners,
                     "managedFields": [{ "manager": "web" }, { "time": created }, { "time": "2026-02-01T00:00:00Z" }] },
-                "spec": { "replicas": replicas, "list": list, "containers": [
-                    { "name": "web", "image": image, "args": ["rolling update"] }, { "name": "db", "app": replicas }] },
+                "spec": { "replicas": replicas, "list": list, "containers": containers },
                 "data": { "web": replicas },
             })
         },
@@ -468,7 +472,9 @@ async fn it_follows_by_itself_and_a_cluster_that_leaves_takes_its_documents_alon
         false
     };
     assert!(documents(1).await);
-    index.give_up(&IndexError::Damaged("as a query would say"));
+    let damaged = index.committed();
+    index.give_up(damaged.as_ref(), &IndexError::Damaged("as a query would say"));
+    index.give_up(damaged.as_ref(), &IndexError::Damaged("as another one would say a moment later"));
     assert!(index.committed().is_none(), "nobody reads what is damaged");
     assert!(documents(1).await, "it is built anew");
     assert_eq!(index.counters.rebuilds.load(Ordering::Relaxed), 1);

@@ -30,8 +30,9 @@ pub struct Facts<'a> {
     pub labels: &'a LabelSet,
 }
 
-/// An opened object. Its texts stand once, in the JSON that it was read from.
-#[derive(Debug, Clone, PartialEq)]
+/// An opened object. Its texts stand once, in the JSON that it was read from; a clone would read them from there too, so there
+/// are none.
+#[derive(Debug, PartialEq)]
 pub struct Document(OwnedValue);
 
 /// A word source of full text: where a word was found says how much it weighs.

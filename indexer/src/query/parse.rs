@@ -261,10 +261,13 @@ impl<'a> Parser<'a> {
         let at = self.at;
         self.at += 1;
         self.skip_space();
+        let begun = self.at;
         let end = self.letters(|character| character == ']' || character == '}').unwrap_or_default();
+        let end_at = self.at;
         self.skip_space();
         // `{a:[1 TO 5]}` is no range.
-        let is_end = !end.is_empty() && !end.iter().any(|letter| matches!(letter, ('(' | '[' | '{', false)));
+        // An empty text can be meant, but only if it is written as "".
+        let is_end = end_at > begun && !end.iter().any(|letter| matches!(letter, ('(' | '[' | '{', false)));
         let is_range = is_end && self.takes_word("TO");
         self.at = at;
         is_range

@@ -226,7 +226,7 @@ fn field() -> impl Strategy<Value = Field> {
 }
 
 fn bound() -> impl Strategy<Value = Option<Bound>> {
-    let some = (value(), any::<bool>())
+    let some = (prop_oneof![9 => value(), 1 => Just(String::new())], any::<bool>())
         .prop_map(|(text, is_inclusive)| Some(Bound { value: value::Literal::read(&text), is_inclusive }));
     prop_oneof![some, Just(None)]
 }

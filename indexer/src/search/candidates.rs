@@ -41,11 +41,19 @@ fn is_another_version(one: &GroupVersionResource, other: &GroupVersionResource) 
     (&one.group, &one.resource) == (&other.group, &other.resource) && one.version != other.version
 }
 
-/// Whether a cluster's objects are not cached in a newer version too.
-pub(super) fn is_foremost(cache: &Cache, resource: &GroupVersionResource, cluster: &ClusterName) -> bool {
-    let others = cache.all().into_iter().filter(|other| is_another_version(other.resource(), resource));
-    let mine = maturity(&resource.version);
-    others.filter(|other| maturity(&other.resource().version) > mine).all(|other| other.part(cluster).is_none())
+/// The same resource in other versions.
+pub(super) fn other_versions(cache: &Cache, resource: &GroupVersionResource) -> Vec<Arc<ResourceCache>> {
+    cache.all().into_iter().filter(|other| is_another_version(other.resource(), resource)).collect()
+}
+
+/// Whether a cluster's objects of a resource count, and not those of the same resource in another version.
+pub(super) fn is_foremost(cache: &Cache, resource: &ResourceCache, cluster: &ClusterName) -> bool {
+    let others = other_versions(cache, resource.resource());
+    let rank = |resource: &ResourceCache| {
+        let part = resource.part(cluster)?;
+        Some((part.sync.synced, maturity(&part.served.gvr.version)))
+    };
+    others.is_empty() || others.iter().all(|other| rank(other) <= rank(resource))
 }
 
 /// What may be looked at: each object once, also if registries select its resource in several versions. Then the part counts

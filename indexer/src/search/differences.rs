@@ -84,6 +84,8 @@ pub struct Differences {
     pub items: Vec<Difference>,
     /// Objects that were compared.
     pub compared: u64,
+    /// Objects of kinds that fewer than two of the clusters follow, each of them counted.
+    pub alone: u64,
     /// Behind which more are to be compared.
     pub next: Option<SortKey>,
     /// Whether the deadline came first.
@@ -99,15 +101,15 @@ pub fn differences(
     limit: usize,
     after: Option<SortKey>,
 ) -> Differences {
-    let committed = index.committed();
+    let mut committed = index.committed();
     let candidates = Candidates::of(cache, scope.clusters.as_ref());
-    let mut found = Differences { items: Vec::new(), compared: 0, next: after, is_partial: false };
+    let mut found = Differences { items: Vec::new(), compared: 0, alone: 0, next: after, is_partial: false };
     let comparison = Comparison::new(&candidates);
     loop {
         let question =
             Question { scope: scope.clone(), order: Order::by_identity(), limit: AT_ONCE, after: found.next.take() };
         let asked = page(&Lookup::new(committed.clone(), &candidates), &question).or_else(|error| {
-            index.give_up(&error);
+            index.give_up(committed.take().as_ref(), &error);
             page(&Lookup::new(None, &candidates), &question)
         });
         let Ok(asked) = asked else {
@@ -116,13 +118,21 @@ pub fn differences(
         };
         let is_last = asked.next.is_none();
         found.is_partial |= asked.is_partial || (!is_last && Instant::now() >= scope.deadline);
-        let end = comparison.compare(asked.hits, kept, limit, &mut found);
+        let wanted = Wanted { kept, limit, deadline: scope.deadline };
+        let end = comparison.compare(asked.hits, &wanted, &mut found);
         found.next = end.filter(|_| !found.is_partial);
         if found.is_partial || found.next.is_none() || found.items.len() >= limit {
             // Behind the last object there is nothing, however many were asked for.
             return found;
         }
     }
+}
+
+/// How much is to be compared.
+struct Wanted {
+    kept: Kept,
+    limit: usize,
+    deadline: Instant,
 }
 
 struct Comparison<'a> {
@@ -141,14 +151,19 @@ impl<'a> Comparison<'a> {
     }
 
     /// Compares objects, each once; returns behind which one it ended, if there was any.
-    fn compare(&self, hits: Vec<Hit>, kept: Kept, limit: usize, found: &mut Differences) -> Option<SortKey> {
+    fn compare(&self, hits: Vec<Hit>, wanted: &Wanted, found: &mut Differences) -> Option<SortKey> {
         let mut end: Option<SortKey> = None;
         // The same kind, namespace and name may be of several groups.
         let mut groups: BTreeSet<String> = BTreeSet::new();
         for hit in hits {
             let is_same = end.as_ref().is_some_and(|end| end.is_behind_clusters_of(&hit));
             if !is_same {
-                if found.items.len() >= limit {
+                if found.items.len() >= wanted.limit {
+                    break;
+                }
+                // An object is opened in every cluster, which may be many.
+                if Instant::now() >= wanted.deadline {
+                    found.is_partial = true;
                     break;
                 }
                 groups.clear();
@@ -156,7 +171,7 @@ impl<'a> Comparison<'a> {
             }
             if groups.insert(hit.served.gvr.group.to_string())
                 && let Some(difference) = self.look(&hit, found)
-                && kept.takes(&difference)
+                && wanted.kept.takes(&difference)
             {
                 found.items.push(difference);
             }
@@ -166,7 +181,10 @@ impl<'a> Comparison<'a> {
 
     fn look(&self, hit: &Hit, found: &mut Differences) -> Option<Difference> {
         let gvr = &hit.served.gvr;
-        let candidates = self.parts.get(&(&*gvr.group, &*gvr.resource)).filter(|parts| parts.len() > 1)?;
+        let Some(candidates) = self.parts.get(&(&*gvr.group, &*gvr.resource)).filter(|parts| parts.len() > 1) else {
+            found.alone += 1;
+            return None;
+        };
         let key = EntryKey::new(hit.entry.namespace(), hit.entry.name());
         let mut objects: Vec<(&ClusterName, Document)> = Vec::new();
         let mut missing_in = Vec::new();
@@ -219,15 +237,16 @@ fn compare(values: &[(&ClusterName, Option<&Value>)], path: &mut String, found: 
     if let Some(lists) = all_of(values, Value::as_array) {
         let is_named = lists.iter().flat_map(|(_, list)| list.iter()).all(|element| name(element).is_some());
         let labels: Vec<Vec<(String, &Value)>> = lists.iter().map(|(_, list)| labelled(list, is_named)).collect();
+        // Of two elements with one name, the first counts.
+        let by_label: Vec<BTreeMap<&str, &Value>> = labels
+            .iter()
+            .map(|labelled| labelled.iter().rev().map(|(label, element)| (label.as_str(), *element)).collect())
+            .collect();
         let mut seen = BTreeSet::new();
-        for label in labels.iter().flatten().map(|(label, _)| label).filter(|label| seen.insert((*label).clone())) {
-            let inner: Vec<_> = lists
-                .iter()
-                .zip(&labels)
-                .map(|((cluster, _), labelled)| {
-                    (*cluster, labelled.iter().find(|(other, _)| other == label).map(|(_, element)| *element))
-                })
-                .collect();
+        for label in labels.iter().flatten().map(|(label, _)| label.as_str()).filter(|label| seen.insert(*label)) {
+            let elements = lists.iter().zip(&by_label);
+            let inner: Vec<_> =
+                elements.map(|((cluster, _), by_label)| (*cluster, by_label.get(label).copied())).collect();
             below(path, &format!("[{label}]"), |path| compare(&inner, path, found));
         }
         return;

@@ -1,5 +1,7 @@
 //! Why a query finds what it finds, part by part: of one object what its fields are, of all objects how many each part takes.
 
+use std::time::Instant;
+
 use serde::Serialize;
 
 use super::facets::count;
@@ -44,8 +46,9 @@ fn text(expression: &Expression) -> String {
     if *expression == Expression::Everything { "*".to_owned() } else { expression.to_string() }
 }
 
-/// Why an object passes or doesn't. None if it can't be opened.
-pub fn explain_object(scope: &Scope, hit: &Hit) -> Option<ExplainedPart> {
+/// Why an object passes or doesn't. The query is shown as it was asked, and means what it was resolved to. None if the object
+/// can't be opened.
+pub fn explain_object(asked: &Scope, resolved: &Scope, hit: &Hit) -> Option<ExplainedPart> {
     let mut object = Vec::new();
     hit.decoder.append(hit.entry.frame(), &mut object).ok()?;
     let document = Document::read(&object)?;
@@ -56,11 +59,18 @@ pub fn explain_object(scope: &Scope, hit: &Hit) -> Option<ExplainedPart> {
         name: hit.entry.name(),
         labels: hit.entry.labels(),
     };
-    Some(of_object(scope, scope.evaluator.expression(), &facts, &document))
+    let holds = |meant: &Expression| resolved.evaluator.asking(meant.clone()).matches(&facts, &document);
+    Some(of_object(asked.evaluator.expression(), resolved.evaluator.expression(), &holds, &facts, &document))
 }
 
-fn of_object(scope: &Scope, expression: &Expression, facts: &Facts<'_>, document: &Document) -> ExplainedPart {
-    let found = match expression {
+fn of_object(
+    asked: &Expression,
+    meant: &Expression,
+    holds: &dyn Fn(&Expression) -> bool,
+    facts: &Facts<'_>,
+    document: &Document,
+) -> ExplainedPart {
+    let found = match asked {
         Expression::Field(clause) => {
             let mut values = field_texts(&clause.field, facts, Some(document));
             values.truncate(MOST_VALUES);
@@ -68,38 +78,39 @@ fn of_object(scope: &Scope, expression: &Expression, facts: &Facts<'_>, document
         }
         _ => None,
     };
+    let inner = parts(asked).iter().zip(parts(meant));
     ExplainedPart {
-        clause: text(expression),
-        holds: Some(scope.evaluator.asking(expression.clone()).matches(facts, document)),
+        clause: text(asked),
+        holds: Some(holds(meant)),
         found,
         objects: None,
-        parts: parts(expression).iter().map(|part| of_object(scope, part, facts, document)).collect(),
+        parts: inner.map(|(asked, meant)| of_object(asked, meant, holds, facts, document)).collect(),
     }
 }
 
 /// How many objects each part takes; also tells whether all could be counted in time.
-pub fn explain_counts(cache: &Cache, index: &Index, scope: &Scope) -> (ExplainedPart, bool) {
+pub fn explain_counts(cache: &Cache, index: &Index, asked: &Scope, resolved: &Scope) -> (ExplainedPart, bool) {
     let mut is_complete = true;
-    let part = counted(cache, index, scope, scope.evaluator.expression(), &mut is_complete);
+    let mut counted = |meant: &Expression| {
+        let alone = Scope { evaluator: resolved.evaluator.asking(meant.clone()), ..resolved.clone() };
+        // Nothing is counted by, so there can't be too many values.
+        let objects = if Instant::now() < alone.deadline { count(cache, index, &alone, &[], 0).ok() } else { None };
+        let total = objects.filter(|counted| !counted.is_partial).map(|counted| counted.total);
+        is_complete &= total.is_some();
+        total
+    };
+    let part = of_all(asked.evaluator.expression(), resolved.evaluator.expression(), &mut counted);
     (part, is_complete)
 }
 
-fn counted(
-    cache: &Cache,
-    index: &Index,
-    scope: &Scope,
-    expression: &Expression,
-    is_complete: &mut bool,
-) -> ExplainedPart {
-    let alone = Scope { evaluator: scope.evaluator.asking(expression.clone()), ..scope.clone() };
-    // Nothing is counted by, so there can't be too many values.
-    let objects = count(cache, index, &alone, &[], 0).ok().filter(|counted| !counted.is_partial);
-    *is_complete &= objects.is_some();
+fn of_all(asked: &Expression, meant: &Expression, count: &mut dyn FnMut(&Expression) -> Option<u64>) -> ExplainedPart {
+    let objects = count(meant);
+    let inner = parts(asked).iter().zip(parts(meant));
     ExplainedPart {
-        clause: text(expression),
+        clause: text(asked),
         holds: None,
         found: None,
-        objects: objects.map(|counted| counted.total),
-        parts: parts(expression).iter().map(|part| counted(cache, index, scope, part, is_complete)).collect(),
+        objects,
+        parts: inner.map(|(asked, meant)| of_all(asked, meant, count)).collect(),
     }
 }

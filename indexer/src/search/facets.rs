@@ -63,9 +63,9 @@ pub fn count(cache: &Cache, index: &Index, scope: &Scope, by: &[Field], size: us
     // The index first: it must not be ahead of what it is compared with.
     let committed = index.committed();
     let candidates = Candidates::of(cache, scope.clusters.as_ref());
-    let lookup = Lookup::new(committed, &candidates);
+    let lookup = Lookup::new(committed.clone(), &candidates);
     let counted = Counter::new(by).run(&lookup, scope).or_else(|error| {
-        index.give_up(&error);
+        index.give_up(committed.as_ref(), &error);
         // Without an index nothing can be wrong with it.
         Counter::new(by).run(&Lookup::new(None, &candidates), scope)
     });

@@ -4,30 +4,33 @@
 //! changes, or ceases to. `now` in the query stands for the moment at which the watch began: an object doesn't come or go
 //! because time does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch::Receiver;
 
-use super::candidates::{Candidates, is_foremost};
+use super::candidates::{Candidates, is_foremost, other_versions};
 use super::lookup::Lookup;
-use super::order::{Order, SortKey};
+use super::order::Order;
 use super::{Hit, Page, Question, Scope, page};
 use crate::cache::{Cache, Change, FeedItem, ResourceCache};
 use crate::codec::Decoder;
-use crate::entry::Entry;
+use crate::entry::{Entries, Entry, EntryKey};
 use crate::index::{Committed, Index};
 use crate::query::document::{Document, Facts};
 use crate::resource::{ApiResource, ClusterName, GroupVersionResource};
 use crate::view::watch::{EventType, Expired};
 
-/// Objects given at once at the beginning.
-const FIRST: usize = 500;
-/// How long one such page may take.
+/// Objects that may pass at the beginning.
+const MOST: usize = 100_000;
+/// How long it may take to find them.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Changes looked at between two turns for others.
 const BATCH: usize = 64;
+/// How long more changes are waited for: looking for them costs the same for one as for many.
+const GATHERING: Duration = Duration::from_millis(20);
 
 /// One event.
 #[derive(Debug, Clone)]
@@ -47,6 +50,9 @@ pub enum WatchError {
     /// What passes at the beginning could not be found in time.
     #[error("what passes the query now was not found in time; narrow it by cluster, kind or namespace")]
     TooLong,
+    /// More passes at the beginning than anybody watches.
+    #[error("more than {MOST} objects pass the query now; narrow it by cluster, kind or namespace")]
+    TooMany,
 }
 
 impl From<Expired> for WatchError {
@@ -69,39 +75,46 @@ pub struct SearchWatch {
     scope: Scope,
     news: Receiver<()>,
     followed: BTreeMap<GroupVersionResource, Followed>,
+    /// The resource that was looked at last: the next ones have their turn first.
+    last: Option<GroupVersionResource>,
+    /// Clusters that left, and how far their objects were looked at.
+    leaving: VecDeque<Leaving>,
     scratch: Vec<u8>,
 }
 
-/// What passes at the beginning, page by page. The work is for a blocking thread.
+struct Leaving {
+    resource: Arc<ResourceCache>,
+    cluster: ClusterName,
+    served: ApiResource,
+    objects: Entries,
+    seen: Option<Entry>,
+}
+
+/// What passes at the beginning. The work is for a blocking thread.
 pub struct First {
     candidates: Candidates,
     committed: Option<Arc<Committed>>,
     scope: Scope,
-    after: Option<SortKey>,
 }
 
 impl First {
-    /// The next page, and what comes behind it.
+    /// Finds it.
     ///
     /// # Errors
-    /// If it takes too long.
-    pub fn next(mut self) -> Result<(Vec<Hit>, Option<Self>), WatchError> {
+    /// If it takes too long, or is too much.
+    pub fn find(mut self) -> Result<Vec<Hit>, WatchError> {
         self.scope.deadline = Instant::now() + DEADLINE;
-        let question =
-            Question { scope: self.scope.clone(), order: Order::by_identity(), limit: FIRST, after: self.after.take() };
+        let question = Question { scope: self.scope, order: Order::by_identity(), limit: MOST, after: None };
         let lookup = |committed| page(&Lookup::new(committed, &self.candidates), &question);
-        let found = lookup(self.committed.clone()).or_else(|error| {
+        let found = lookup(self.committed.take()).or_else(|error| {
             tracing::warn!(%error, "a watch begins without the index");
-            self.committed = None;
             lookup(None)
         });
-        let Page { hits, next, is_partial, .. } = found.map_err(|_| WatchError::TooLong)?;
-        if is_partial {
-            return Err(WatchError::TooLong);
+        match found {
+            Ok(Page { is_partial: false, remaining: 0, hits, .. }) => Ok(hits),
+            Ok(Page { is_partial: false, .. }) => Err(WatchError::TooMany),
+            Ok(_) | Err(_) => Err(WatchError::TooLong),
         }
-        self.after = next;
-        let is_last = self.after.is_none();
-        Ok((hits, (!is_last).then_some(self)))
     }
 }
 
@@ -125,8 +138,9 @@ impl SearchWatch {
                 followed.served.insert(candidate.cluster.clone(), candidate.part.served.clone());
             }
         }
-        let first = First { candidates, committed, scope: scope.clone(), after: None };
-        (Self { cache, scope, news, followed, scratch: Vec::new() }, first)
+        let first = First { candidates, committed, scope: scope.clone() };
+        let (leaving, scratch) = (VecDeque::new(), Vec::new());
+        (Self { cache, scope, news, followed, last: None, leaving, scratch }, first)
     }
 
     /// The next events; waits for some. May give none: call again.
@@ -136,33 +150,69 @@ impl SearchWatch {
     pub async fn next(&mut self) -> Result<Vec<SearchEvent>, WatchError> {
         loop {
             self.news.mark_unchanged();
-            self.take_up_new();
             let mut events = Vec::new();
-            let mut has_more = false;
-            for followed in self.followed.values_mut() {
-                if followed.cache.next_sequence() == followed.sequence {
-                    continue;
-                }
-                let items = followed.cache.changes_since(followed.sequence, BATCH).ok_or(WatchError::Expired)?;
-                has_more |= items.len() == BATCH;
-                if let Some(last) = items.last() {
-                    followed.sequence = last.sequence + 1;
-                }
-                let mut looker = Looker {
-                    cache: &self.cache,
-                    scope: &self.scope,
-                    decoder: followed.cache.codec().decoder(),
-                    scratch: &mut self.scratch,
-                };
-                for item in items {
-                    looker.look(followed, item, &mut events);
-                }
-            }
-            if has_more || !events.is_empty() {
+            let is_at_end = self.look(&mut events)?;
+            if !is_at_end || !events.is_empty() {
                 return Ok(events);
             }
             // A closed channel means that the cache is gone, which only a server that is stopping sees.
             self.news.changed().await.map_err(|_| WatchError::Expired)?;
+            tokio::time::sleep(GATHERING).await;
+        }
+    }
+
+    /// Looks at a few changes; whether there are no more.
+    fn look(&mut self, events: &mut Vec<SearchEvent>) -> Result<bool, WatchError> {
+        if !self.leaving.is_empty() {
+            self.look_at_leaving(events);
+            return Ok(false);
+        }
+        self.take_up_new();
+        let last = self.last.take();
+        let is_behind = |resource: &GroupVersionResource| last.as_ref().is_some_and(|last| resource > last);
+        let waits = |followed: &Followed| followed.cache.next_sequence() != followed.sequence;
+        let waiting = || self.followed.iter().filter(|(_, followed)| waits(followed)).map(|(resource, _)| resource);
+        let next = waiting().find(|resource| is_behind(resource)).or_else(|| waiting().next()).cloned();
+        let Some((resource, followed)) = next.and_then(|next| self.followed.get_key_value(&next)) else {
+            return Ok(true);
+        };
+        let items = followed.cache.changes_since(followed.sequence, BATCH).ok_or(WatchError::Expired)?;
+        let (resource, cache) = (resource.clone(), Arc::clone(&followed.cache));
+        self.last = Some(resource.clone());
+        let decoder = cache.codec().decoder();
+        for item in items {
+            let Some(followed) = self.followed.get_mut(&resource) else { break };
+            followed.sequence = item.sequence + 1;
+            let mut looker =
+                Looker { cache: &self.cache, scope: &self.scope, decoder: decoder.clone(), scratch: &mut self.scratch };
+            if let Some(leaving) = looker.look(followed, item, events) {
+                // What comes behind it must not be told before.
+                self.leaving.push_back(leaving);
+                break;
+            }
+        }
+        Ok(false)
+    }
+
+    fn look_at_leaving(&mut self, events: &mut Vec<SearchEvent>) {
+        let Some(leaving) = self.leaving.front_mut() else { return };
+        let behind = leaving.seen.as_ref().map_or(Bound::Unbounded, |seen| Bound::Excluded(seen.key()));
+        let entries: Vec<Entry> =
+            leaving.objects.range::<_, EntryKey<'_>>((behind, Bound::Unbounded)).take(BATCH).cloned().collect();
+        let decoder = leaving.resource.codec().decoder();
+        let mut looker =
+            Looker { cache: &self.cache, scope: &self.scope, decoder: decoder.clone(), scratch: &mut self.scratch };
+        for entry in &entries {
+            let (cluster, served) = (&leaving.cluster, &leaving.served);
+            if looker.passes(cluster, served, entry) && !looker.is_held_otherwise(&leaving.resource, cluster, entry) {
+                let (cluster, served, decoder) = (cluster.clone(), served.clone(), decoder.clone());
+                let hit = Hit { cluster, served, entry: entry.clone(), decoder };
+                events.push(SearchEvent { event_type: EventType::Deleted, hit });
+            }
+        }
+        leaving.seen = entries.last().cloned();
+        if entries.len() < BATCH {
+            self.leaving.pop_front();
         }
     }
 
@@ -186,48 +236,51 @@ struct Looker<'a> {
 }
 
 impl Looker<'_> {
-    fn look(&mut self, followed: &mut Followed, item: FeedItem, events: &mut Vec<SearchEvent>) {
+    /// Adds the event that a change is, if it is one; returns a cluster that left.
+    fn look(&mut self, followed: &mut Followed, item: FeedItem, events: &mut Vec<SearchEvent>) -> Option<Leaving> {
         let FeedItem { cluster, change, .. } = item;
         if self.scope.clusters.as_ref().is_some_and(|chosen| !chosen.contains(&cluster)) {
-            return;
+            return None;
         }
         if let Some(part) = followed.cache.part(&cluster) {
             followed.served.insert(cluster.clone(), part.served);
         }
-        let Some(served) = followed.served.get(&cluster).cloned() else { return };
-        if !is_foremost(self.cache, followed.cache.resource(), &cluster) {
-            return;
-        }
-        let mut add = |looker: &Self, event_type, entry: Entry| {
-            let (cluster, served, decoder) = (cluster.clone(), served.clone(), looker.decoder.clone());
-            events.push(SearchEvent { event_type, hit: Hit { cluster, served, entry, decoder } });
-        };
-        match change {
-            Change::Bookmark { .. } => {}
+        let served = followed.served.get(&cluster).cloned()?;
+        let told = match change {
+            Change::Bookmark { .. } => None,
             Change::Upserted { entry, previous, .. } => {
                 let before = previous.as_ref().is_some_and(|previous| self.passes(&cluster, &served, previous));
                 let is_same = previous.is_some_and(|previous| previous.version() == entry.version());
                 match (before, self.passes(&cluster, &served, &entry)) {
-                    (true, true) if !is_same => add(self, EventType::Modified, entry),
-                    (false, true) => add(self, EventType::Added, entry),
-                    (true, false) => add(self, EventType::Deleted, entry),
-                    _ => {}
+                    (true, true) if !is_same => Some((EventType::Modified, entry)),
+                    (false, true) => Some((EventType::Added, entry)),
+                    (true, false) => Some((EventType::Deleted, entry)),
+                    _ => None,
                 }
             }
             Change::Deleted { previous, last, .. } => {
-                if self.passes(&cluster, &served, &previous) {
-                    add(self, EventType::Deleted, last.unwrap_or(previous));
-                }
+                let passed = self.passes(&cluster, &served, &previous);
+                passed.then(|| (EventType::Deleted, last.unwrap_or(previous)))
             }
             Change::Left { objects } => {
                 followed.served.remove(&cluster);
-                for entry in &objects {
-                    if self.passes(&cluster, &served, entry) {
-                        add(self, EventType::Deleted, entry.clone());
-                    }
-                }
+                let resource = Arc::clone(&followed.cache);
+                return Some(Leaving { resource, cluster, served, objects, seen: None });
             }
+        };
+        if let Some((event_type, entry)) = told
+            && is_foremost(self.cache, &followed.cache, &cluster)
+        {
+            let hit = Hit { cluster, served, entry, decoder: self.decoder.clone() };
+            events.push(SearchEvent { event_type, hit });
         }
+        None
+    }
+
+    /// Whether the object is there still, in another version of its resource.
+    fn is_held_otherwise(&self, resource: &ResourceCache, cluster: &ClusterName, entry: &Entry) -> bool {
+        let others = other_versions(self.cache, resource.resource());
+        others.iter().any(|other| other.part(cluster).is_some_and(|part| part.objects.contains(&entry.key())))
     }
 
     fn passes(&mut self, cluster: &ClusterName, served: &ApiResource, entry: &Entry) -> bool {

@@ -6,6 +6,7 @@
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
 use std::ops::Bound;
+use std::time::Instant;
 
 use crate::cache::Snapshot;
 use crate::codec::{CodecError, Decoder};
@@ -37,6 +38,8 @@ pub struct ListCursor {
     sources: Vec<Source>,
     heads: BinaryHeap<Head>,
     scratch: Vec<u8>,
+    deadline: Option<Instant>,
+    is_late: bool,
 }
 
 #[derive(Debug)]
@@ -100,9 +103,26 @@ impl ListCursor {
         for source in &mut sources {
             source.start(&query, after);
         }
-        let mut cursor = Self { query, decoder, sources, heads: BinaryHeap::new(), scratch: Vec::new() };
+        let (heads, scratch) = (BinaryHeap::new(), Vec::new());
+        let mut cursor = Self { query, decoder, sources, heads, scratch, deadline: None, is_late: false };
         (0..cursor.sources.len()).for_each(|source| cursor.push_head(source));
         cursor
+    }
+
+    /// What is asked for.
+    pub fn query(&self) -> &Query {
+        &self.query
+    }
+
+    /// The same walk, which ends early when its time is over.
+    #[must_use]
+    pub fn until(self, deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..self }
+    }
+
+    /// Whether it ended early.
+    pub fn is_late(&self) -> bool {
+        self.is_late
     }
 
     /// How objects are opened.
@@ -168,7 +188,8 @@ impl Iterator for ListCursor {
     /// The next object, closed.
     fn next(&mut self) -> Option<Listed> {
         loop {
-            let listed = self.next_admitted()?;
+            self.is_late |= self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            let listed = if self.is_late { None } else { self.next_admitted() }?;
             if self.query.matches(&listed.cluster, &listed.entry, &self.decoder, &mut self.scratch) {
                 return Some(listed);
             }

@@ -1,7 +1,6 @@
 //! Pages in another order than that of names: all that a query asks for is looked at, and only the page is kept.
 
 use std::collections::BinaryHeap;
-use std::time::Instant;
 
 use super::Search;
 use super::list::{ListCursor, Listed};
@@ -19,23 +18,19 @@ pub struct SortedPage {
     pub remaining: u64,
 }
 
-/// The first objects in an order, behind a key; all of them without a limit. None if the deadline came first. The work is for
+/// The first objects in an order, behind a key; all of them without a limit. None if the walk's deadline came first. The work is for
 /// a blocking thread.
 pub fn sorted_page(
-    cursor: ListCursor,
+    mut cursor: ListCursor,
     search: &Search,
     order: &Order,
     after: Option<&SortKey>,
     limit: Option<usize>,
-    deadline: Instant,
 ) -> Option<SortedPage> {
     let decoder = cursor.decoder().clone();
     let mut kept: BinaryHeap<Ranked<Listed>> = BinaryHeap::new();
     let (mut passed, mut object) = (0, Vec::new());
-    for listed in cursor {
-        if Instant::now() >= deadline {
-            return None;
-        }
+    for listed in cursor.by_ref() {
         let entry = &listed.entry;
         object.clear();
         let opens = order.needs_document() && decoder.append(entry.frame(), &mut object).is_ok();
@@ -56,6 +51,9 @@ pub fn sorted_page(
         if limit.is_some_and(|limit| kept.len() > limit) {
             kept.pop();
         }
+    }
+    if cursor.is_late() {
+        return None;
     }
     let ranked = kept.into_sorted_vec();
     let remaining = passed - ranked.len() as u64;

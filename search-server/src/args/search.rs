@@ -39,8 +39,8 @@ pub struct SearchArgs {
     /// Only say how many there are
     #[arg(long, conflicts_with_all = ["fields", "order_by", "by"])]
     pub count: bool,
-    /// Show what is found, then how that changes
-    #[arg(short, long, conflicts_with_all = ["order_by", "by", "count", "explain"])]
+    /// Show what is found, then how that changes; without a limit
+    #[arg(short, long, conflicts_with_all = ["order_by", "by", "count", "explain", "limit"])]
     pub watch: bool,
     /// Say how many objects each part of the query takes, or of one object why it is found or not: =CLUSTER/NAMESPACE/KIND/NAME
     #[arg(
@@ -63,7 +63,7 @@ pub struct SearchArgs {
 /// Compare clusters. Exits with 0 if they are alike, 1 if they differ, 2 if they could not be compared.
 #[derive(Debug, Args)]
 pub struct DiffArgs {
-    /// Which objects, as 'kind:Deployment namespace:shop'; all that no controller made if empty
+    /// Which objects, as 'kind:Deployment namespace:shop'; all that no controller made if empty. What Secrets keep is not compared
     #[arg(value_name = "QUERY", add = ArgValueCompleter::new(completion::query))]
     pub query: Vec<String>,
     /// The clusters to compare, separated by commas; all of them without it

@@ -2,7 +2,8 @@
 //!
 //! A shell asks while somebody types, so the server has little time to answer; what it doesn't tell in time isn't offered.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap_complete::CompletionCandidate;
@@ -58,7 +59,7 @@ fn names(beginning: &str) -> Vec<String> {
         return own.map(|name| format!("{name}:")).collect();
     };
     let names = names["items"].as_array().into_iter().flatten().filter_map(|item| item["name"].as_str());
-    names.map(|name| format!("{name}:")).collect()
+    names.filter(|name| is_harmless(name)).map(|name| format!("{name}:")).collect()
 }
 
 fn values(field: &str, beginning: &str) -> Vec<String> {
@@ -74,7 +75,7 @@ fn counted(field: &Field, beginning: &str) -> Vec<String> {
     let counted = asked("facets", &[("q", &query), ("by", &name), ("limit", MOST)]);
     let values = counted.as_ref().and_then(|counted| counted["facets"][0]["values"].as_array());
     let values = values.into_iter().flatten().filter_map(|value| value["value"].as_str());
-    values.filter(|value| value.starts_with(beginning)).map(str::to_owned).collect()
+    values.filter(|value| value.starts_with(beginning) && is_harmless(value)).map(str::to_owned).collect()
 }
 
 /// A clause as people write it; with escapes only where it would be read as something else.
@@ -85,23 +86,43 @@ fn written(name: &str, field: &Field, value: &str) -> String {
     if is_clear { plain } else { format!("{name}:{}", Test::Is(value.to_owned())) }
 }
 
-/// What the server says; none if it doesn't, or not in time.
-fn asked(what: &str, parameters: &[(&str, &str)]) -> Option<Value> {
-    // Only the first one of the process counts.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-    let asking = async { Server::find(&connection(std::env::args())).await?.json(what, parameters).await };
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, asking).await.ok()?.ok() })
+/// What the server says; none if it doesn't, or not in time. On a thread of its own, which nobody waits for any longer: a name
+/// that can't be resolved or a plugin that asks for a password must not hold the shell.
+fn asked(what: &'static str, parameters: &[(&'static str, &str)]) -> Option<Value> {
+    let parameters: Vec<(&'static str, String)> =
+        parameters.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+    let connection = connection(std::env::args_os());
+    let (answer, answered) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // Only the first one of the process counts.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+        let parameters: Vec<(&str, &str)> = parameters.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let asking = async { Server::find(&connection).await?.json(what, &parameters).await };
+        // Who asked may have gone on already.
+        answer.send(runtime.block_on(asking)).ok()
+    });
+    answered.recv_timeout(PATIENCE).ok()?.ok()
+}
+
+/// Whether a shell takes it as it is: what objects hold must not become commands.
+fn is_harmless(text: &str) -> bool {
+    text.chars().all(|character| character.is_alphanumeric() || "._/:@,+=%-\\".contains(character))
 }
 
 /// What the words typed so far say of the server.
-fn connection(words: impl Iterator<Item = String>) -> Connection {
-    let words: Vec<String> = words.collect();
+fn connection(words: impl Iterator<Item = OsString>) -> Connection {
+    let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
     let value = |flag: &str| {
         let behind = words.windows(2).find(|pair| pair[0] == flag).map(|pair| pair[1].clone());
         behind.or_else(|| words.iter().find_map(|word| Some(word.strip_prefix(flag)?.strip_prefix('=')?.to_owned())))
     };
-    Connection { kubeconfig: value("--kubeconfig").map(Into::into), context: value("--context") }
+    let file = value("--kubeconfig").map(|file| match (file.strip_prefix("~/"), std::env::var_os("HOME")) {
+        // The shell has not read the word yet.
+        (Some(below), Some(home)) => PathBuf::from(home).join(below),
+        _ => PathBuf::from(file),
+    });
+    Connection { kubeconfig: file, context: value("--context") }
 }
 
 #[cfg(test)]
@@ -111,8 +132,16 @@ mod tests {
     #[test]
     fn the_server_is_the_one_that_the_words_before_name() {
         let words = ["fleetglass", "search", "--kubeconfig", "a/b", "--context=east", "ki"].map(str::to_owned);
-        let found = connection(words.into_iter());
+        let found = connection(words.into_iter().map(OsString::from));
         assert_eq!((found.kubeconfig.unwrap().to_str(), found.context.as_deref()), (Some("a/b"), Some("east")));
+    }
+
+    #[test]
+    fn what_a_shell_would_obey_is_not_offered() {
+        assert!(is_harmless("registry.example/app:1.2") && is_harmless("a\\-b"));
+        for text in ["x;reboot", "$(id)", "a b", "a|b", "`id`", "a\nb", "a'b", "a&b", "\u{1b}[2J"] {
+            assert!(!is_harmless(text), "{text}");
+        }
     }
 
     #[test]

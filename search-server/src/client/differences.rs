@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::check;
@@ -22,6 +22,7 @@ pub(super) async fn show(args: &DiffArgs, output: &mut (impl Write + IsTerminal)
     check(&query)?;
     let server = Server::find(&args.connection).await?;
     let (mut items, mut token) = (Vec::new(), String::new());
+    let (mut compared, mut not_compared) = (0, 0);
     loop {
         let left = if args.limit == 0 { PAGE } else { args.limit - items.len() };
         let limit = left.clamp(1, PAGE).to_string();
@@ -30,6 +31,8 @@ pub(super) async fn show(args: &DiffArgs, output: &mut (impl Write + IsTerminal)
         let parameters =
             [("q", query.as_str()), ("cluster", cluster), ("only", only), ("limit", &limit), ("continue", &token)];
         let list = server.json("differences", &parameters).await?;
+        compared += list["compared"].as_u64().unwrap_or_default();
+        not_compared += list["notCompared"].as_u64().unwrap_or_default();
         items.extend(list["items"].as_array().into_iter().flatten().cloned());
         token = list["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
         if token.is_empty() || (args.limit > 0 && items.len() >= args.limit) {
@@ -44,7 +47,12 @@ pub(super) async fn show(args: &DiffArgs, output: &mut (impl Write + IsTerminal)
     if !token.is_empty() {
         writeln!(std::io::stderr(), "There may be more; --limit says how many are shown, 0 for all")?;
     }
+    if not_compared > 0 {
+        writeln!(std::io::stderr(), "{not_compared} objects are of kinds that fewer than two of the clusters follow")?;
+    }
     server.check_complete()?;
+    // That nothing differs would be no answer where nothing was looked at.
+    ensure!(compared > 0, "nothing was compared: see search/status for what each cluster has, or --explain the query");
     Ok(!items.is_empty())
 }
 

@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::server::Server;
+use super::tables::cell;
 use crate::args::{Output, SearchArgs};
 
 /// Shows the explanation; whether something passes.
@@ -18,10 +19,11 @@ pub(super) async fn show(server: &Server, args: &SearchArgs, of: &str, output: &
         writeln!(output, "{told}")?;
         return Ok(passes);
     }
-    if let Some(object) = told["object"].as_str() {
+    if told["object"].is_string() {
+        let object = cell(&told["object"]);
         writeln!(output, "{object} {}", if passes { "is found" } else { "is not found" })?;
     }
-    for reason in told["reasons"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+    for reason in told["reasons"].as_array().into_iter().flatten().map(cell) {
         writeln!(output, "  {reason}")?;
     }
     if told["clause"].is_object() {
@@ -36,7 +38,7 @@ pub(super) async fn show(server: &Server, args: &SearchArgs, of: &str, output: &
 }
 
 fn tree(part: &Value, depth: usize, lines: &mut Vec<(String, String)>) {
-    let clause = part["clause"].as_str().unwrap_or_default();
+    let clause = cell(&part["clause"]);
     let mark = match part["holds"].as_bool() {
         Some(true) => "yes  ",
         Some(false) => "no   ",
@@ -45,7 +47,7 @@ fn tree(part: &Value, depth: usize, lines: &mut Vec<(String, String)>) {
     let says = match (&part["found"], part["objects"].as_u64()) {
         (Value::Array(values), _) if values.is_empty() => "it has none".to_owned(),
         (Value::Array(values), _) => {
-            let values: Vec<&str> = values.iter().filter_map(Value::as_str).collect();
+            let values: Vec<String> = values.iter().map(cell).collect();
             format!("it has {}", values.join(", "))
         }
         (_, Some(objects)) => format!("{objects} objects"),

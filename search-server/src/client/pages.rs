@@ -7,6 +7,7 @@ use http::HeaderMap;
 use serde_json::Value;
 
 use super::server::{PAGE, Server, TABLE};
+use super::tables::plain;
 use crate::args::{Output, SearchArgs};
 
 /// A page of what was asked for, behind a token.
@@ -102,7 +103,9 @@ pub(super) fn name_of(line: &str) -> Option<String> {
     let metadata = &object["metadata"];
     let cluster = metadata["annotations"][indexer::raw::CACHED_FROM_CLUSTER].as_str()?;
     let namespace = metadata["namespace"].as_str().map(|namespace| format!("{namespace}/")).unwrap_or_default();
-    Some(format!("{cluster}/{namespace}{}/{}", object["kind"].as_str()?, metadata["name"].as_str()?))
+    let name = format!("{cluster}/{namespace}{}/{}", object["kind"].as_str()?, metadata["name"].as_str()?);
+    // Names of snapshots may hold anything, also what a terminal would obey.
+    Some(plain(&name))
 }
 
 #[cfg(test)]

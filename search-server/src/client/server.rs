@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use form_urlencoded::Serializer;
 use http::header::{ACCEPT, WARNING};
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -73,7 +73,7 @@ impl Server {
         }
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
-        Err(refusal(status, &serde_json::from_slice(&body).unwrap_or_default()))
+        Err(refusal(status, &serde_json::from_slice(&body).unwrap_or_default()).into())
     }
 
     /// A whole answer.
@@ -107,16 +107,23 @@ impl Server {
     }
 }
 
+/// The server did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct Refused {
+    /// The answer's code.
+    pub(super) code: StatusCode,
+    message: String,
+}
+
 /// What the server says of why it doesn't answer.
-fn refusal(code: StatusCode, status: &Value) -> anyhow::Error {
+fn refusal(code: StatusCode, status: &Value) -> Refused {
     let message = status["message"].as_str().or_else(|| status["error"].as_str());
-    let message = message.map_or_else(|| format!("the server answers {code}"), str::to_owned);
+    let mut message = message.map_or_else(|| format!("the server answers {code}"), str::to_owned);
     if code == StatusCode::NOT_FOUND && message.contains("could not find") {
         let own = default_kubeconfig();
-        return anyhow!(
-            "{message}: this server has no search API; for one of your own: --kubeconfig {}",
-            own.display()
-        );
+        message =
+            format!("{message}: this server has no search API; for one of your own: --kubeconfig {}", own.display());
     }
-    anyhow!("{message}")
+    Refused { code, message }
 }

@@ -41,8 +41,11 @@ pub(super) async fn table(server: &Server, args: &SearchArgs, output: &mut (impl
 }
 
 pub(super) fn cell(value: &Value) -> String {
-    // A line's end or a tab inside of a cell would tear the table.
-    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    plain(&value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+}
+
+/// Without what would tear a table or what a terminal would obey.
+pub(super) fn plain(text: &str) -> String {
     text.replace(|character: char| character.is_control(), " ")
 }
 

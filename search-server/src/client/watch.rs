@@ -9,17 +9,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::BytesMut;
+use http::StatusCode;
 use http_body_util::BodyExt as _;
 use kube::client::Body;
 use serde_json::Value;
 
 use super::pages::name_of;
-use super::server::{Server, TABLE};
-use super::tables::cell;
+use super::server::{Refused, Server, TABLE};
+use super::tables::{cell, plain};
 use crate::args::{Output, SearchArgs};
 
-/// A server that ends watches at once must not be asked without pause.
-const PAUSE: Duration = Duration::from_secs(1);
+/// A server that ends watches at once, or is away, must not be asked without pause.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A server that is there says so each minute.
+const LONGEST_SILENCE: Duration = Duration::from_secs(150);
 /// Between columns.
 const GAP: usize = 3;
 
@@ -40,17 +44,37 @@ pub(super) async fn follow(server: &Server, args: &SearchArgs, output: &mut impl
         ("watch", "true"),
     ];
     let mut shown = Shown { args, known: HashMap::new(), seen: None, hasher: RandomState::new(), widths: Vec::new() };
+    let mut pause = SHORTEST_PAUSE;
+    let mut has_begun = false;
     loop {
-        let mut events =
-            Events { body: server.open("query", &parameters, accept).await?.into_body(), read: BytesMut::new() };
-        shown.seen = Some(HashMap::new());
-        let mut first = Vec::new();
-        while let Some(line) = events.next().await? {
-            shown.take(&line, &mut first, output)?;
-            output.flush()?;
+        match server.open("query", &parameters, accept).await {
+            Ok(response) => {
+                (has_begun, pause) = (true, SHORTEST_PAUSE);
+                let mut events = Events { body: response.into_body(), read: BytesMut::new() };
+                shown.seen = Some(HashMap::new());
+                let mut first = Vec::new();
+                while let Some(line) = events.next().await? {
+                    if !shown.take(&line, &mut first, output)? {
+                        break;
+                    }
+                    output.flush()?;
+                }
+            }
+            // A mistake stays one; a server may come back.
+            Err(error) if !has_begun || !may_pass(&error) => return Err(error),
+            Err(error) => {
+                writeln!(std::io::stderr(), "Warning: {error:#}; trying again")?;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(pause).await;
     }
+}
+
+fn may_pass(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Refused>().is_none_or(|refused| {
+        refused.code.is_server_error() || matches!(refused.code, StatusCode::TOO_MANY_REQUESTS | StatusCode::GONE)
+    })
 }
 
 /// Lines of a stream.
@@ -66,10 +90,10 @@ impl Events {
                 let line = self.read.split_to(end + 1);
                 return Ok(Some(str::from_utf8(&line)?.trim_end().to_owned()));
             }
-            match self.body.frame().await {
-                // A watch that breaks off is begun anew.
-                None | Some(Err(_)) => return Ok(None),
-                Some(Ok(frame)) => frame.data_ref().into_iter().for_each(|data| self.read.extend_from_slice(data)),
+            match tokio::time::timeout(LONGEST_SILENCE, self.body.frame()).await {
+                // A watch that breaks off, or of which nothing is heard, is begun anew.
+                Err(_) | Ok(None | Some(Err(_))) => return Ok(None),
+                Ok(Some(Ok(frame))) => frame.data_ref().into_iter().for_each(|data| self.read.extend_from_slice(data)),
             }
         }
     }
@@ -87,8 +111,8 @@ struct Shown<'a> {
 }
 
 impl Shown<'_> {
-    /// Takes a line; what comes first is shown together.
-    fn take(&mut self, line: &str, first: &mut Vec<(&'static str, Value)>, output: &mut impl Write) -> Result<()> {
+    /// Takes a line; what comes first is shown together. False if the server says that the watch has to begin anew.
+    fn take(&mut self, line: &str, first: &mut Vec<(&'static str, Value)>, output: &mut impl Write) -> Result<bool> {
         let mut event: Value = serde_json::from_str(line).context("an event is no JSON")?;
         let object = event["object"].take();
         let event_type = match event["type"].as_str() {
@@ -96,13 +120,14 @@ impl Shown<'_> {
             Some("MODIFIED") => "MODIFIED",
             Some("DELETED") => "DELETED",
             Some("BOOKMARK") => {
-                let Some(seen) = self.seen.take() else { return Ok(()) };
+                let Some(seen) = self.seen.take() else { return Ok(true) };
                 let gone = self.known.iter().filter(|(name, _)| !seen.contains_key(*name));
                 first.extend(gone.map(|(_, (_, object))| ("DELETED", object.clone())));
                 self.known = seen;
-                return self.write(&std::mem::take(first), output);
+                return self.write(&std::mem::take(first), output).map(|()| true);
             }
-            _ => bail!("{}", object["message"].as_str().unwrap_or("the watch ended")),
+            _ if object["code"] == 410 => return Ok(false),
+            _ => bail!("{}", plain(object["message"].as_str().unwrap_or("the watch ended"))),
         };
         let name = self.name(&object);
         let state = self
@@ -113,7 +138,7 @@ impl Shown<'_> {
                 "DELETED" => drop(self.known.remove(&name)),
                 _ => drop(self.known.insert(name, (state, object.clone()))),
             }
-            return self.write(&[(event_type, object)], output);
+            return self.write(&[(event_type, object)], output).map(|()| true);
         };
         match self.known.get(&name).map(|(known, _)| *known == state) {
             None => first.push(("ADDED", object.clone())),
@@ -121,7 +146,7 @@ impl Shown<'_> {
             Some(true) => {}
         }
         seen.insert(name, (state, object));
-        Ok(())
+        Ok(true)
     }
 
     fn name(&self, object: &Value) -> String {

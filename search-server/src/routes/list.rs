@@ -81,6 +81,7 @@ pub(super) async fn answer(state: &SearchState, headers: &HeaderMap, asked: &Ask
     }
     let page = match &asked.options.order {
         Some((order, _)) => Page::sort(state, &cache, &snapshot, asked, query, order).await?,
+        None if query.search.is_some() => Page::find(state, &cache, &snapshot, asked, query).await?,
         None => Page::choose(&cache, &snapshot, asked, query),
     };
     let body = if wants_table(headers) {
@@ -145,14 +146,10 @@ impl Page {
         let cursor = ListCursor::new(snapshot, query, cache.codec().decoder(), None);
         let decoder = cursor.decoder().clone();
         let (limit, order) = (options.limit, order.clone());
-        let sorting = move || {
-            let deadline = Instant::now() + DEADLINE;
-            sorted_page(cursor, &search, &order, after.as_ref(), limit, deadline)
-        };
+        let sorting =
+            move || sorted_page(cursor.until(Instant::now() + DEADLINE), &search, &order, after.as_ref(), limit);
         let sorted = state.turns.take(sorting).await?;
-        let SortedPage { objects, next, remaining } = sorted.ok_or_else(|| {
-            ApiError::too_many_requests("the list could not be sorted in time; narrow it by cluster or namespace", 1)
-        })?;
+        let SortedPage { objects, next, remaining } = sorted.ok_or_else(too_long)?;
         let metadata = TableMeta {
             resource_version,
             remaining_item_count: i64::try_from(remaining).ok().filter(|remaining| *remaining > 0),
@@ -161,15 +158,30 @@ impl Page {
         Ok(Self { metadata, objects: Objects::Page(objects.into_iter(), decoder) })
     }
 
+    /// What a query takes: objects are looked at when their turn has come, and not for long.
+    async fn find(
+        state: &SearchState,
+        cache: &ResourceCache,
+        snapshot: &Snapshot,
+        asked: &Asked,
+        query: Query,
+    ) -> Result<Self, ApiError> {
+        let cursor = ListCursor::new(snapshot, query, cache.codec().decoder(), asked.options.position().as_ref());
+        let limit = asked.options.limit;
+        let finding = move || {
+            let mut cursor = cursor.until(Instant::now() + DEADLINE);
+            let chosen: Vec<Listed> = cursor.by_ref().take(limit.unwrap_or(usize::MAX)).collect();
+            let has_more = Some(chosen.len()) == limit && cursor.next().is_some();
+            (!cursor.is_late()).then_some((cursor, chosen, has_more))
+        };
+        let (cursor, chosen, has_more) = state.turns.take(finding).await?.ok_or_else(too_long)?;
+        Ok(Self::of(&cursor, chosen, has_more, asked, snapshot))
+    }
+
     fn choose(cache: &ResourceCache, snapshot: &Snapshot, asked: &Asked, query: Query) -> Self {
         let options = &asked.options;
-        let resource_version = match &options.page {
-            Some(token) => token.resource_version.clone(),
-            None => snapshot.merged_version(&query).encode(),
-        };
-        let is_filtered = query.is_filtered();
-        let after = options.position();
-        let mut cursor = ListCursor::new(snapshot, query, cache.codec().decoder(), after.as_ref());
+        let resource_version = resource_version(snapshot, asked, &query);
+        let mut cursor = ListCursor::new(snapshot, query, cache.codec().decoder(), options.position().as_ref());
         let Some(limit) = options.limit else {
             let metadata = TableMeta { resource_version, ..TableMeta::default() };
             return Self { metadata, objects: Objects::All(Box::new(cursor)) };
@@ -178,6 +190,14 @@ impl Page {
         let mut chosen: Vec<Listed> = cursor.by_ref().take(limit).collect();
         chosen.shrink_to_fit();
         let has_more = chosen.len() == limit && cursor.next().is_some();
+        Self::of(&cursor, chosen, has_more, asked, snapshot)
+    }
+
+    /// A page of objects that were chosen.
+    fn of(cursor: &ListCursor, chosen: Vec<Listed>, has_more: bool, asked: &Asked, snapshot: &Snapshot) -> Self {
+        let options = &asked.options;
+        let resource_version = resource_version(snapshot, asked, cursor.query());
+        let is_filtered = cursor.query().is_filtered();
         let given = options.page.as_ref().map_or(0, |token| token.given) + chosen.len() as u64;
         let token = chosen.last().filter(|_| has_more).map(|last| {
             let end = last.position();
@@ -194,4 +214,17 @@ impl Page {
         let decoder = cursor.decoder().clone();
         Self { metadata, objects: Objects::Page(chosen.into_iter(), decoder) }
     }
+}
+
+fn resource_version(snapshot: &Snapshot, asked: &Asked, query: &Query) -> String {
+    match &asked.options.page {
+        Some(token) => token.resource_version.clone(),
+        None => snapshot.merged_version(query).encode(),
+    }
+}
+
+fn too_long() -> ApiError {
+    ApiError::timeout(
+        "the query took too long; narrow it by cluster or namespace, or ask search/query, which has an index",
+    )
 }

@@ -9,7 +9,7 @@
 //! In: a label selector. Out: the same without these two, and what they say.
 
 use apiservice::error::ApiError;
-use indexer::query::{Expression, parse};
+use indexer::query::{Expression, Field, parse};
 use indexer::search::order::Order;
 
 /// Labels of this group are no labels of objects.
@@ -40,7 +40,11 @@ impl OwnLabels {
             let own = requirement.trim_start().strip_prefix(OWN);
             if own.is_some_and(|own| is_about(own, "query")) {
                 let text = value_of("query", selector[from..].trim_start().trim_start_matches(OWN))?;
-                query = Some(parse(text).map_err(|error| refuse("query", &error))?);
+                let asked = parse(text).map_err(|error| refuse("query", &error))?;
+                if asked.asks_for(&Field::OwnerChain) {
+                    return Err(refuse("query", &"owner~ is followed by search/query and fleetglass search only"));
+                }
+                query = Some(asked);
                 break;
             }
             match own.filter(|own| is_about(own, "order-by")) {
@@ -121,6 +125,7 @@ mod tests {
             ("search.karmada.io/query=spec.replicas:", "character 15"),
             ("search.karmada.io/order-by=..", "search.karmada.io/order-by: character"),
             ("search.karmada.io/query", "search.karmada.io/query=VALUE"),
+            ("search.karmada.io/query=owner~:web", "owner~ is followed by search/query"),
         ] {
             let message = OwnLabels::take(selector).unwrap_err().to_string();
             assert!(message.contains(says), "{message}");

@@ -175,6 +175,8 @@ pub(super) async fn objects(state: &SearchState, headers: &HeaderMap, query: &st
         include: IncludeObject::parse(query)?,
     };
     if let Some(of) = parameters.get("explain").filter(|of| !matches!(*of, "" | "false" | "0")) {
+        let shaping = ["orderBy", "limit", "continue", "count", "format", "fields", "watch", "includeObject"];
+        parameters.refuse(&shaping, "explain")?;
         return explain::answer(state, scope, of).await;
     }
     if parameters.is_set("watch")? {

@@ -120,7 +120,8 @@ impl Watcher {
                 events = self.watch.next() => events,
             };
             match events {
-                Ok(events) if events.is_empty() => {}
+                // Many changes that pass nothing must not keep others waiting.
+                Ok(events) if events.is_empty() => tokio::task::yield_now().await,
                 Ok(events) => return Some(self.frames(&events)),
                 Err(expired) => {
                     self.done = true;

@@ -19,6 +19,7 @@ struct DifferenceList {
     api_version: &'static str,
     metadata: Metadata,
     compared: u64,
+    not_compared: u64,
     items: Vec<Difference>,
 }
 
@@ -63,6 +64,7 @@ pub(in crate::routes) async fn answer(state: &SearchState, query: &str) -> Resul
         api_version: apiservice::GROUP_VERSION,
         metadata: Metadata { continue_token: found.next.map(token).unwrap_or_default() },
         compared: found.compared,
+        not_compared: found.alone,
         items: found.items,
     };
     let mut response = Json(list).into_response();

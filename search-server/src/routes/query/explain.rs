@@ -26,6 +26,8 @@ use crate::routes::SearchState;
 
 /// Names as far from what was asked for are no slips.
 const FARTHEST_SLIP: usize = 3;
+/// Of an object that is asked about: cluster, namespace, kind and name.
+const LONGEST_OBJECT: usize = 600;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -61,30 +63,29 @@ pub(super) async fn answer(state: &SearchState, mut scope: Scope, of: &str) -> R
         let reasons = unknown_values(state, scope.evaluator.expression());
         let counting = move || {
             scope.deadline = Instant::now() + DEADLINE;
-            let scope = resolve(&cache, &index, &scope)?;
-            Ok(explain_counts(&cache, &index, &scope))
+            let resolved = resolve(&cache, &index, &scope)?;
+            Ok(explain_counts(&cache, &index, &scope, &resolved))
         };
         let (clause, is_complete) = state.turns.take(counting).await?.map_err(|error| refused_owners(&error))?;
         (Explanation { reasons, clause: Some(clause), ..explanation }, is_complete)
     } else {
         let asked = Asked::read(of)?;
         let explanation = Explanation { object: Some(of.to_owned()), ..explanation };
-        match asked.find(state) {
-            Err(reason) => (Explanation { matches: Some(false), reasons: vec![reason], ..explanation }, true),
-            Ok(hit) => {
-                let outside = scope.clusters.as_ref().is_some_and(|clusters| !clusters.contains(&hit.cluster));
-                let explaining = move || {
-                    scope.deadline = Instant::now() + DEADLINE;
-                    let scope = resolve(&cache, &index, &scope)?;
-                    Ok(explain_object(&scope, &hit))
-                };
-                let clause = state.turns.take(explaining).await?.map_err(|error| refused_owners(&error))?;
-                let matches = clause.as_ref().is_some_and(|clause| clause.holds == Some(true)) && !outside;
-                let reasons =
-                    outside.then(|| "the parameter cluster leaves its cluster out".to_owned()).into_iter().collect();
-                (Explanation { matches: Some(matches), reasons, clause, ..explanation }, true)
-            }
-        }
+        let owned_state = state.clone();
+        let explaining = move || {
+            let hit = match asked.find(&owned_state) {
+                Ok(hit) => hit,
+                Err(reason) => return Ok((None, vec![reason])),
+            };
+            scope.deadline = Instant::now() + DEADLINE;
+            let resolved = resolve(&cache, &index, &scope)?;
+            let is_outside = scope.clusters.as_ref().is_some_and(|clusters| !clusters.contains(&hit.cluster));
+            let reasons = is_outside.then(|| "the parameter cluster leaves its cluster out".to_owned());
+            Ok((explain_object(&scope, &resolved, &hit), reasons.into_iter().collect()))
+        };
+        let (clause, reasons) = state.turns.take(explaining).await?.map_err(|error| refused_owners(&error))?;
+        let matches = reasons.is_empty() && clause.as_ref().is_some_and(|clause| clause.holds == Some(true));
+        (Explanation { matches: Some(matches), reasons, clause, ..explanation }, true)
     };
     let mut response = Json(explanation).into_response();
     warn(response.headers_mut(), &state_of(state, clusters.as_ref()), !is_complete);
@@ -114,15 +115,20 @@ fn unknown_values(state: &SearchState, expression: &Expression) -> Vec<String> {
 }
 
 /// An object that is asked about.
-struct Asked<'a> {
+struct Asked {
     cluster: ClusterName,
-    namespace: &'a str,
-    kind: &'a str,
-    name: &'a str,
+    namespace: String,
+    kind: String,
+    name: String,
 }
 
-impl<'a> Asked<'a> {
-    fn read(text: &'a str) -> Result<Self, ApiError> {
+impl Asked {
+    fn read(text: &str) -> Result<Self, ApiError> {
+        if text.len() > LONGEST_OBJECT {
+            return Err(ApiError::bad_request(format!(
+                "explain: no object's name is longer than {LONGEST_OBJECT} bytes"
+            )));
+        }
         let (cluster, namespace, kind, name) = match text.split('/').collect::<Vec<_>>().as_slice() {
             [cluster, kind, name] => (*cluster, "", *kind, *name),
             [cluster, namespace, kind, name] => (*cluster, *namespace, *kind, *name),
@@ -132,6 +138,7 @@ impl<'a> Asked<'a> {
                 return Err(ApiError::bad_request(message));
             }
         };
+        let [namespace, kind, name] = [namespace, kind, name].map(str::to_owned);
         Ok(Self { cluster: cluster.into(), namespace, kind, name })
     }
 
@@ -163,7 +170,7 @@ impl<'a> Asked<'a> {
     }
 
     fn entry(&self, part: &Part) -> Option<Entry> {
-        part.objects.get(&EntryKey::new(self.namespace, self.name)).cloned()
+        part.objects.get(&EntryKey::new(&self.namespace, &self.name)).cloned()
     }
 
     fn why_not_selected<'k>(&self, overview: &Overview, kinds: impl Iterator<Item = &'k str>) -> String {
@@ -189,7 +196,7 @@ impl<'a> Asked<'a> {
             overview.plan.watches.iter().find(|(key, _)| key.cluster == *cluster && key.resource == *cache.resource());
         if let Some((_, target)) = target
             && let Namespaces::Namespaces(selected) = &target.scope
-            && !selected.contains(*namespace)
+            && !selected.contains(namespace)
         {
             let selected: Vec<&str> = selected.iter().map(String::as_str).collect();
             return format!(
@@ -205,19 +212,22 @@ impl<'a> Asked<'a> {
             return format!("cluster {cluster} has no such {kind} as far as is known, and is out of touch: {why}");
         }
         let elsewhere: BTreeSet<&str> =
-            part.objects.iter().filter(|entry| entry.name() == *name).map(Entry::namespace).collect();
+            part.objects.iter().filter(|entry| entry.name() == name).map(Entry::namespace).collect();
         if !elsewhere.is_empty() {
             let elsewhere: Vec<&str> = elsewhere.into_iter().collect();
             return format!("cluster {cluster} has a {kind} {name}, but in namespace {}", elsewhere.join(", "));
         }
-        let names = part.objects.iter().filter(|entry| entry.namespace() == *namespace).map(Entry::name);
+        let names = part.objects.iter().filter(|entry| entry.namespace() == namespace).map(Entry::name);
         format!("cluster {cluster} has no {kind} {name} in namespace {namespace:?}{}", or_similar(name, names))
     }
 }
 
 /// `; did you mean X?`, if one of those that there are looks like what was asked for.
 fn or_similar<'k>(asked: &str, known: impl Iterator<Item = &'k str>) -> String {
-    let distance = |name: &&str| strsim::damerau_levenshtein(&name.to_lowercase(), &asked.to_lowercase());
-    let closest = known.min_by_key(distance).filter(|name| distance(name) <= FARTHEST_SLIP.min(asked.len() / 2));
-    closest.map(|name| format!("; did you mean {name}?")).unwrap_or_default()
+    let (asked, farthest) = (asked.to_lowercase(), FARTHEST_SLIP.min(asked.len() / 2));
+    // Lengths are compared first: that is soon done, and there may be many names.
+    let near = known.filter(|name| name.len().abs_diff(asked.len()) <= farthest);
+    let distances = near.map(|name| (strsim::damerau_levenshtein(&name.to_lowercase(), &asked), name));
+    let closest = distances.min().filter(|(distance, _)| *distance <= farthest);
+    closest.map(|(_, name)| format!("; did you mean {name}?")).unwrap_or_default()
 }

@@ -36,6 +36,14 @@ impl Parameters {
         self.0.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
     }
 
+    /// Refuses parameters that mean nothing together with another one.
+    pub(super) fn refuse(&self, names: &[&str], with: &str) -> Result<(), ApiError> {
+        match names.iter().find(|name| self.get(name).is_some_and(|value| !value.is_empty())) {
+            Some(name) => Err(ApiError::bad_request(format!("{name}: means nothing together with {with}"))),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn number(&self, name: &str, default: usize, most: usize) -> Result<usize, ApiError> {
         let Some(text) = self.get(name).filter(|text| !text.is_empty()) else { return Ok(default) };
         let number = text.parse().ok().filter(|number| (1..=most).contains(number));

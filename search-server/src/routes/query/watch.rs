@@ -3,6 +3,7 @@
 //! The objects that pass at the beginning come as `ADDED`; a `BOOKMARK` with the annotation `k8s.io/initial-events-end` says
 //! that there are no more of them. A watch can't be taken up where another one ended: it begins with everything again.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ use crate::routes::body::{Render, Verbatim, leave_out_secrets};
 /// How often a watcher hears that the watch is alive.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 const LONGEST: usize = 24 * 60 * 60;
+/// Bytes after which a frame is given out.
+const FRAME: usize = 128 << 10;
 
 /// Answers a watch of a query.
 pub(super) fn answer(
@@ -40,11 +43,7 @@ pub(super) fn answer(
     shape: Shape,
     parameters: &Parameters,
 ) -> Result<Response, ApiError> {
-    for name in ["orderBy", "limit", "continue", "count"] {
-        if parameters.get(name).is_some_and(|value| !value.is_empty()) {
-            return Err(ApiError::bad_request(format!("{name}: means nothing together with watch")));
-        }
-    }
+    parameters.refuse(&["orderBy", "limit", "continue", "count"], "watch")?;
     if scope.evaluator.expression().asks_for(&Field::OwnerChain) {
         return Err(ApiError::bad_request("q: owner~ can't be watched; ask for it again, or watch owner:"));
     }
@@ -62,6 +61,8 @@ pub(super) fn answer(
     let watcher = Watcher {
         watch,
         first: Some(first),
+        pending: VecDeque::new(),
+        bookmark: Some(true),
         turns: state.turns.clone(),
         frames,
         ends: Instant::now() + Duration::from_secs(seconds),
@@ -81,6 +82,10 @@ pub(super) fn answer(
 struct Watcher {
     watch: SearchWatch,
     first: Option<First>,
+    /// What is not written out yet.
+    pending: VecDeque<(EventType, Hit)>,
+    /// The bookmark to be written when nothing is pending: whether it ends what comes first.
+    bookmark: Option<bool>,
     turns: Turns,
     frames: Frames,
     ends: Instant,
@@ -95,46 +100,60 @@ impl Watcher {
         if self.is_done {
             return None;
         }
-        if let Some(first) = self.first.take() {
-            return Some(match self.turns.take(move || first.next()).await {
-                Ok(Ok((hits, rest))) => self.begin(hits, rest),
-                Ok(Err(error)) => self.end(&ended(error)),
-                Err(error) => self.end(&error),
-            });
-        }
-        loop {
-            let events = tokio::select! {
-                biased;
-                () = self.stopping.cancelled() => return None,
-                () = sleep_until(self.ends) => return None,
-                _ = self.bookmarks.tick() => return Some(bookmark(false)),
-                events = self.watch.next() => events,
-            };
-            let mut output = Vec::new();
-            match events {
-                Ok(events) => {
-                    events.iter().for_each(|event| self.frames.append(event.event_type, &event.hit, &mut output));
+        let (stopping, ends) = (self.stopping.clone(), self.ends);
+        let next = async {
+            loop {
+                // Whatever there is, a frame is no larger than what a slow reader may cost.
+                if let Some(frame) = self.written() {
+                    return frame;
                 }
-                Err(error) => return Some(self.end(&ended(error))),
+                if let Err(error) = self.gather().await {
+                    return self.end(&error);
+                }
             }
-            if !output.is_empty() {
-                return Some(output.into());
-            }
-            // Many changes that pass nothing must not keep others waiting.
-            tokio::task::yield_now().await;
+        };
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => None,
+            () = sleep_until(ends) => None,
+            frame = next => Some(frame),
         }
     }
 
-    fn begin(&mut self, hits: Vec<Hit>, rest: Option<First>) -> Bytes {
+    /// What is pending, up to the size of a frame.
+    fn written(&mut self) -> Option<Bytes> {
         let mut output = Vec::new();
-        for hit in hits {
-            self.frames.append(EventType::Added, &hit, &mut output);
+        while output.len() < FRAME
+            && let Some((event_type, hit)) = self.pending.pop_front()
+        {
+            self.frames.append(event_type, &hit, &mut output);
         }
-        if rest.is_none() {
-            output.extend_from_slice(&bookmark(true));
+        if self.pending.is_empty()
+            && self.first.is_none()
+            && let Some(ends_first) = self.bookmark.take()
+        {
+            output.extend_from_slice(&bookmark(ends_first));
         }
-        self.first = rest;
-        output.into()
+        (!output.is_empty()).then(|| output.into())
+    }
+
+    /// Waits for events.
+    async fn gather(&mut self) -> Result<(), ApiError> {
+        if let Some(first) = self.first.take() {
+            let hits = self.turns.take(move || first.find()).await?.map_err(ended)?;
+            self.pending.extend(hits.into_iter().map(|hit| (EventType::Added, hit)));
+            return Ok(());
+        }
+        // Many changes that pass nothing must not keep others waiting.
+        tokio::task::yield_now().await;
+        tokio::select! {
+            biased;
+            _ = self.bookmarks.tick() => self.bookmark = Some(false),
+            events = self.watch.next() => {
+                self.pending.extend(events.map_err(ended)?.into_iter().map(|event| (event.event_type, event.hit)));
+            }
+        }
+        Ok(())
     }
 
     /// The last event, which says why it is.
@@ -147,7 +166,8 @@ impl Watcher {
 fn ended(error: WatchError) -> ApiError {
     match error {
         WatchError::Expired => ApiError::expired(error.to_string()),
-        WatchError::TooLong => ApiError::too_many_requests(error.to_string(), 1),
+        WatchError::TooLong => ApiError::timeout(error.to_string()),
+        WatchError::TooMany => ApiError::too_large(error.to_string()),
     }
 }
 
