@@ -18,14 +18,14 @@ pub struct SortedPage {
     pub remaining: u64,
 }
 
-/// The first objects in an order, behind a key; all of them without a limit. None if the walk's deadline came first. The work is for
+/// The first objects in an order, behind a key. None if the walk's deadline came first. The work is for
 /// a blocking thread.
 pub fn sorted_page(
     mut cursor: ListCursor,
     search: &Search,
     order: &Order,
     after: Option<&SortKey>,
-    limit: Option<usize>,
+    limit: usize,
 ) -> Option<SortedPage> {
     let decoder = cursor.decoder().clone();
     let mut kept: BinaryHeap<Ranked<Listed>> = BinaryHeap::new();
@@ -48,7 +48,7 @@ pub fn sorted_page(
         }
         passed += 1;
         kept.push(Ranked::new(key, order, listed));
-        if limit.is_some_and(|limit| kept.len() > limit) {
+        if kept.len() > limit {
             kept.pop();
         }
     }

@@ -4,6 +4,7 @@
 //! within a cluster. An object that comes to match the query's filter is `Added`, one that ceases to is `Deleted`.
 
 use std::collections::VecDeque;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use tokio::sync::watch::Receiver;
 
 use crate::cache::{Change, FeedItem, ResourceCache, Snapshot};
 use crate::codec::Decoder;
-use crate::entry::{Entries, Entry};
+use crate::entry::{Entries, Entry, EntryKey};
 use crate::resource::ClusterName;
 use crate::version::MergedVersion;
 use crate::view::Query;
@@ -77,6 +78,10 @@ pub struct Watch {
     initial: VecDeque<(ClusterName, Entries)>,
     replay: VecDeque<FeedItem>,
     given: Option<Entry>,
+    /// What came from the feed and was not looked at yet.
+    pending: VecDeque<FeedItem>,
+    /// A cluster that left, and the last of its objects that was looked at: what came later waits.
+    leaving: Option<(ClusterName, Entries, Option<Entry>)>,
 }
 
 impl Watch {
@@ -92,6 +97,8 @@ impl Watch {
             initial: VecDeque::new(),
             replay: VecDeque::new(),
             given: None,
+            pending: VecDeque::new(),
+            leaving: None,
             cache,
         };
         watch.prepare(&snapshot, start)?;
@@ -132,7 +139,7 @@ impl Watch {
 
     /// Whether all that was there at the start has been given.
     pub fn initial_events_given(&self) -> bool {
-        self.initial.is_empty() && self.replay.is_empty()
+        self.initial.is_empty() && self.replay.is_empty() && self.leaving.is_none()
     }
 
     /// The next events; waits for some unless the initial ones are just complete. May give none: call again.
@@ -140,22 +147,47 @@ impl Watch {
         if !self.initial.is_empty() {
             return Ok(self.initial_batch());
         }
+        if self.leaving.is_some() {
+            return Ok(self.leaving_batch());
+        }
         if !self.replay.is_empty() {
-            let items: Vec<_> = self.replay.drain(..self.replay.len().min(BATCH)).collect();
+            let items = up_to_a_cluster_that_left(&mut self.replay);
             return Ok(self.translate(items));
         }
-        // A closed channel means that the cache is gone, which only a server that is stopping sees.
-        if *self.newest.borrow_and_update() <= self.sequence && self.newest.changed().await.is_err() {
-            return Err(Expired);
+        if self.pending.is_empty() {
+            // A closed channel means that the cache is gone, which only a server that is stopping sees.
+            if *self.newest.borrow_and_update() <= self.sequence && self.newest.changed().await.is_err() {
+                return Err(Expired);
+            }
+            self.pending = self.cache.changes_since(self.sequence, BATCH).ok_or(Expired)?.into();
+            if let Some(last) = self.pending.back() {
+                self.sequence = last.sequence + 1;
+            }
         }
-        let items = self.cache.changes_since(self.sequence, BATCH).ok_or(Expired)?;
-        if let Some(last) = items.last() {
-            self.sequence = last.sequence + 1;
-        }
+        let items = up_to_a_cluster_that_left(&mut self.pending);
         for item in &items {
             self.advance(item);
         }
         Ok(self.translate(items))
+    }
+
+    /// Objects of a cluster that left, a few at a time: it may have had very many.
+    fn leaving_batch(&mut self) -> Vec<WatchEvent> {
+        let Some((cluster, objects, given)) = self.leaving.take() else { return Vec::new() };
+        let decoder = self.cache.codec().decoder();
+        let behind = given.as_ref().map_or(Bound::Unbounded, |given| Bound::Excluded(given.key()));
+        let entries: Vec<Entry> =
+            objects.range::<_, EntryKey<'_>>((behind, Bound::Unbounded)).take(BATCH).cloned().collect();
+        let mut scratch = Vec::new();
+        let gone = entries.iter().filter(|entry| self.query.matches(&cluster, entry, &decoder, &mut scratch));
+        let events = gone.filter_map(|entry| event(EventType::Deleted, &cluster, entry, &decoder)).collect();
+        if entries.len() < BATCH {
+            // Only now does the watcher know of all of them.
+            self.version.remove(&cluster);
+        } else {
+            self.leaving = Some((cluster, objects, entries.last().cloned()));
+        }
+        events
     }
 
     fn initial_batch(&mut self) -> Vec<WatchEvent> {
@@ -163,10 +195,7 @@ impl Watch {
         let Some((cluster, objects)) = self.initial.front() else { return Vec::new() };
         let entries: Vec<Entry> = match &self.given {
             Some(given) => objects
-                .range::<_, crate::entry::EntryKey<'_>>((
-                    std::ops::Bound::Excluded(&given.key()),
-                    std::ops::Bound::Unbounded,
-                ))
+                .range::<_, EntryKey<'_>>((Bound::Excluded(&given.key()), Bound::Unbounded))
                 .take(BATCH)
                 .cloned()
                 .collect(),
@@ -191,7 +220,8 @@ impl Watch {
             return;
         }
         match &item.change {
-            Change::Left { .. } => self.version.remove(&item.cluster),
+            // When its objects are given.
+            Change::Left { .. } => {}
             Change::Bookmark { version } => self.version.set(item.cluster.clone(), Arc::clone(version)),
             change => {
                 // Before a cluster's first list is complete its objects come with versions of their own that say
@@ -206,7 +236,7 @@ impl Watch {
         }
     }
 
-    fn translate(&self, items: Vec<FeedItem>) -> Vec<WatchEvent> {
+    fn translate(&mut self, items: Vec<FeedItem>) -> Vec<WatchEvent> {
         let decoder = self.cache.codec().decoder();
         let mut scratch = Vec::new();
         let mut events = Vec::new();
@@ -226,15 +256,27 @@ impl Watch {
                 Change::Deleted { previous, last, .. } if matches(&previous) => {
                     events.extend(event(EventType::Deleted, &cluster, last.as_ref().unwrap_or(&previous), &decoder));
                 }
-                Change::Left { objects } => {
-                    let gone = objects.iter().filter(|entry| matches(entry));
-                    events.extend(gone.filter_map(|entry| event(EventType::Deleted, &cluster, entry, &decoder)));
-                }
+                Change::Left { objects } => self.leaving = Some((cluster, objects, None)),
                 Change::Deleted { .. } | Change::Bookmark { .. } => {}
             }
         }
         events
     }
+}
+
+/// The next changes; one that a cluster left is the last of them.
+fn up_to_a_cluster_that_left(queue: &mut VecDeque<FeedItem>) -> Vec<FeedItem> {
+    let mut taken = Vec::new();
+    while taken.len() < BATCH
+        && let Some(item) = queue.pop_front()
+    {
+        let is_last = matches!(item.change, Change::Left { .. });
+        taken.push(item);
+        if is_last {
+            break;
+        }
+    }
+    taken
 }
 
 /// Whether a change is one that a watcher with this version has not seen.
@@ -286,8 +328,12 @@ mod tests {
         writer.apply([PreparedChange::Upsert(entry)]);
     }
 
+    /// The next events that there are.
     async fn next(watch: &mut Watch) -> Vec<(EventType, String)> {
-        let events = watch.next().await.unwrap();
+        let mut events = watch.next().await.unwrap();
+        while events.is_empty() && watch.leaving.is_some() {
+            events = watch.next().await.unwrap();
+        }
         events.iter().map(|event| (event.event_type, name_of(&event.object))).collect()
     }
 
@@ -356,6 +402,30 @@ mod tests {
         assert_eq!(next(&mut watch).await, [(EventType::Deleted, "a".to_owned())]);
         let mut late = Watch::start(Arc::clone(&cache), Query::default(), &WatchStart::After(listed)).unwrap();
         assert_eq!(next(&mut late).await, [(EventType::Deleted, "a".to_owned())]);
+    }
+
+    #[tokio::test]
+    async fn a_large_cluster_that_leaves_is_shown_deleted_piece_by_piece_before_what_comes_later() {
+        let cache = Cache::default().open(&served().gvr);
+        let mut m1 = member(&cache, "m1", "10");
+        let names: Vec<String> = (0..300).map(|number| format!("pod-{number:03}")).collect();
+        names.iter().for_each(|name| put(&mut m1, name, 11, "x"));
+        let listed = cache.snapshot(None).merged_version(&Query::default());
+        let mut watch = Watch::start(Arc::clone(&cache), Query::default(), &WatchStart::After(listed)).unwrap();
+        cache.remove(&"m1".into());
+        put(&mut member(&cache, "m1", "20"), "later", 21, "x");
+        let mut seen = Vec::new();
+        while seen.last().is_none_or(|(_, name)| name != "later") {
+            let events = next(&mut watch).await;
+            assert!(events.len() <= BATCH);
+            // Who takes this version up again must not miss what is not shown yet.
+            let is_half_way = events.iter().all(|(_, name)| name != "later") && seen.len() + events.len() < names.len();
+            assert!(!is_half_way || watch.version().get(&"m1".into()).is_some());
+            seen.extend(events);
+        }
+        let deleted: Vec<&String> =
+            seen.iter().filter(|(kind, _)| *kind == EventType::Deleted).map(|(_, name)| name).collect();
+        assert_eq!((deleted, seen.len()), (names.iter().collect(), 301));
     }
 
     #[tokio::test]

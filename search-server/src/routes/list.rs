@@ -33,6 +33,9 @@ use super::{SearchState, known, warning};
 /// The drop-in path writes its content type so.
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
+/// Objects of a sorted list at once; the rest comes behind its `continue`.
+const MOST_SORTED: usize = 100_000;
+
 /// What is asked for.
 #[derive(Debug)]
 pub(super) struct Asked {
@@ -145,7 +148,7 @@ impl Page {
         let resource_version = snapshot.merged_version(&query).encode();
         let cursor = ListCursor::new(snapshot, query, cache.codec().decoder(), None);
         let decoder = cursor.decoder().clone();
-        let (limit, order) = (options.limit, order.clone());
+        let (limit, order) = (options.limit.map_or(MOST_SORTED, |limit| limit.min(MOST_SORTED)), order.clone());
         let sorting =
             move || sorted_page(cursor.until(Instant::now() + DEADLINE), &search, &order, after.as_ref(), limit);
         let sorted = state.turns.take(sorting).await?;
