@@ -18,6 +18,8 @@ use crate::view::Query;
 /// Entries taken from a cluster at first, doubled with each refill up to the most.
 const FIRST_BATCH: usize = 4;
 const LARGEST_BATCH: usize = 256;
+/// Objects that are opened in vain at a time.
+const LOOKED_AT: usize = 256;
 
 /// Where a page ended: the identity of its last object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,9 +150,10 @@ impl ListCursor {
             .sum()
     }
 
-    /// Appends the next object to `output`.
-    pub fn append_next(&mut self, output: &mut Vec<u8>) -> Option<Result<Listed, CodecError>> {
-        loop {
+    /// Appends the next object to `output`; nothing if many were looked at and none of them passed, so that others have their
+    /// turn before the next call. None at the end.
+    pub fn append_next(&mut self, output: &mut Vec<u8>) -> Option<Result<Option<Listed>, CodecError>> {
+        for _ in 0..LOOKED_AT {
             let listed = self.next_admitted()?;
             let before = output.len();
             if let Err(error) = self.decoder.append(listed.entry.frame(), output) {
@@ -158,10 +161,11 @@ impl ListCursor {
             }
             let object = &output[before..];
             if !self.query.reads_objects() || self.query.holds(&listed.cluster, &listed.entry, object) {
-                return Some(Ok(listed));
+                return Some(Ok(Some(listed)));
             }
             output.truncate(before);
         }
+        Some(Ok(None))
     }
 
     fn next_admitted(&mut self) -> Option<Listed> {
@@ -272,6 +276,7 @@ mod tests {
 
     use super::*;
     use crate::cache::{Cache, PreparedChange, ResourceCache};
+    use crate::filter::{FieldCondition, FieldPath, Filter};
     use crate::raw::ObjectReader;
     use crate::resource::{ApiResource, GroupVersionResource};
 
@@ -331,8 +336,22 @@ mod tests {
     fn objects_are_appended_with_their_cluster_annotation() {
         let cache = cache_of(&[("m1", "a", "x")]);
         let mut output = Vec::new();
-        cursor(&cache, Query::default(), None).append_next(&mut output).unwrap().unwrap();
+        cursor(&cache, Query::default(), None).append_next(&mut output).unwrap().unwrap().unwrap();
         assert!(String::from_utf8(output).unwrap().contains(r#""resource.karmada.io/cached-from-cluster":"m1""#));
+    }
+
+    #[tokio::test]
+    async fn who_looks_for_one_object_among_many_gives_others_their_turn() {
+        let cache = Cache::default().open(&pods().gvr);
+        (0..600).for_each(|number| add(&cache, "m1", "a", &format!("pod-{number:03}")));
+        let fields = vec![FieldCondition::new(FieldPath::parse("spec.n").unwrap(), "pod-599".to_owned(), true)];
+        let query = Query { filter: Filter { fields, ..Filter::default() }, ..Query::default() };
+        let mut cursor = cursor(&cache, query, None);
+        let mut output = Vec::new();
+        let steps: Vec<bool> =
+            std::iter::from_fn(|| cursor.append_next(&mut output).map(|step| step.unwrap().is_some())).collect();
+        assert_eq!(steps, [false, false, true]);
+        assert!(String::from_utf8(output).unwrap().contains("pod-599"));
     }
 
     proptest! {

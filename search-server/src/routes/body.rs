@@ -32,12 +32,13 @@ pub(super) enum Objects {
 }
 
 impl Objects {
-    fn append_next(&mut self, output: &mut Vec<u8>) -> Option<Result<Listed, CodecError>> {
+    /// The next one; nothing if some were looked at in vain. None at the end.
+    fn append_next(&mut self, output: &mut Vec<u8>) -> Option<Result<Option<Listed>, CodecError>> {
         match self {
             Self::All(cursor) => cursor.append_next(output),
             Self::Page(listed, decoder) => {
                 let listed = listed.next()?;
-                Some(decoder.append(listed.entry.frame(), output).map(|()| listed))
+                Some(decoder.append(listed.entry.frame(), output).map(|()| Some(listed)))
             }
             Self::Found(hits) => {
                 let hit = hits.next()?;
@@ -46,7 +47,7 @@ impl Objects {
                 if hit.is_secret() {
                     leave_out_secrets(output, begun);
                 }
-                Some(opened.map(|()| Listed { cluster: hit.cluster, entry: hit.entry }))
+                Some(opened.map(|()| Some(Listed { cluster: hit.cluster, entry: hit.entry })))
             }
         }
     }
@@ -83,6 +84,15 @@ impl Render for Verbatim {
     }
 }
 
+/// What became of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Appended {
+    Object,
+    /// Objects were looked at, and none of them is asked for.
+    Nothing,
+    End,
+}
+
 /// A list being written: a head, the objects separated by commas, a tail.
 pub(super) struct ListBody<R> {
     objects: Objects,
@@ -114,36 +124,34 @@ impl<R: Render> ListBody<R> {
             if !self.first {
                 self.chunk.extend_from_slice(self.separator.as_bytes());
             }
-            if !self.append_object(before)? {
-                return Ok(false);
+            match self.append_object()? {
+                Appended::Object => self.first = false,
+                nothing => {
+                    self.chunk.truncate(before);
+                    return Ok(nothing == Appended::Nothing);
+                }
             }
-            self.first = false;
             opened += self.scratch.len();
         }
         Ok(true)
     }
 
-    fn append_object(&mut self, before: usize) -> Result<bool, CodecError> {
-        if self.render.is_verbatim() {
-            let Some(listed) = self.objects.append_next(&mut self.chunk) else {
-                self.chunk.truncate(before);
-                return Ok(false);
-            };
-            return listed.map(|_| true);
-        }
+    fn append_object(&mut self) -> Result<Appended, CodecError> {
         self.scratch.clear();
-        let Some(listed) = self.objects.append_next(&mut self.scratch) else {
-            self.chunk.truncate(before);
-            return Ok(false);
-        };
-        let Listed { cluster, entry } = listed?;
-        self.render.render(&cluster, &entry, &self.scratch, &mut self.chunk);
-        Ok(true)
+        let is_verbatim = self.render.is_verbatim();
+        let output = if is_verbatim { &mut self.chunk } else { &mut self.scratch };
+        let Some(listed) = self.objects.append_next(output) else { return Ok(Appended::End) };
+        let Some(Listed { cluster, entry }) = listed? else { return Ok(Appended::Nothing) };
+        if !is_verbatim {
+            self.render.render(&cluster, &entry, &self.scratch, &mut self.chunk);
+        }
+        Ok(Appended::Object)
     }
 
     fn next_chunk(&mut self) -> Option<Result<Bytes, CodecError>> {
         let tail = self.tail?;
         match self.fill() {
+            Ok(true) if self.chunk.is_empty() => Some(Ok(Bytes::new())),
             Ok(true) => {
                 let next = Vec::with_capacity(CHUNK + CHUNK / 8);
                 Some(Ok(std::mem::replace(&mut self.chunk, next).into()))
@@ -176,7 +184,14 @@ impl<R: Render> Body for ListBody<R> {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        Poll::Ready(self.next_chunk().map(|chunk| chunk.map(Frame::data)))
+        match self.next_chunk() {
+            // Nothing yet, but not the end.
+            Some(Ok(chunk)) if chunk.is_empty() => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            chunk => Poll::Ready(chunk.map(|chunk| chunk.map(Frame::data))),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
