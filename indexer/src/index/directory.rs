@@ -16,7 +16,7 @@ use super::IndexError;
 use super::terms::TermSplitter;
 
 /// Of the documents' form: a folder of another one is not opened but made anew.
-const FORM: &str = "objects-5";
+const FORM: &str = "objects-6";
 /// What the folders of all forms begin with.
 const FORMS: &str = "objects-";
 const LOCK: &str = "fleetglass.lock";

@@ -21,8 +21,6 @@ use std::hash::{Hash, Hasher};
 use std::ops::Range as Span;
 use std::sync::LazyLock;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hashbrown::HashTable;
 use serde_json_borrow::Value;
 use tantivy::tokenizer::{Token, TokenStream, Tokenizer};
@@ -137,10 +135,15 @@ fn place(field: &Field) -> Option<String> {
     }
 }
 
+const DIGITS: &[u8; 64] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ-_abcdefghijklmnopqrstuvwxyz";
+
 /// Appends the place of a path's values, its steps given with [`STEP`] between them.
 fn push_path(steps: &str, place: &mut String) {
+    let hash = XxHash3_64::oneshot(steps.as_bytes());
     place.push('p');
-    URL_SAFE_NO_PAD.encode_string(XxHash3_64::oneshot(steps.as_bytes()).to_be_bytes(), place);
+    // Six bits a digit.
+    let digits = (0..64).step_by(6).map(|from| usize::try_from((hash >> from) & 63).unwrap_or_default());
+    place.extend(digits.map(|digit| char::from(DIGITS[digit])));
 }
 
 /// What managers wrote which field is as long as the object itself, and asked for by nobody.
@@ -291,6 +294,7 @@ enum Stands {
 #[derive(Default)]
 pub(super) struct Terms {
     text: String,
+    last_length: usize,
     values: usize,
     /// Where the words stand that the text has already.
     words: HashTable<Span<usize>>,
@@ -301,9 +305,9 @@ pub(super) struct Terms {
 
 impl Terms {
     /// The terms of an object, in one text. Without the document, an object that always has to be looked at.
-    pub(super) fn of(&mut self, part: &str, resource: &GroupVersionResource, document: Option<&Document>) -> &str {
-        // What was allocated for the last object is used again.
-        self.text.clear();
+    pub(super) fn of(&mut self, part: &str, resource: &GroupVersionResource, document: Option<&Document>) -> String {
+        // Most objects are about as long as the one before.
+        self.text.reserve(self.last_length + self.last_length / 8);
         self.words.clear();
         (self.values, self.lacks_values, self.lacks_words) = (0, document.is_none(), document.is_none());
         self.push(part);
@@ -316,7 +320,8 @@ impl Terms {
                 self.push(term);
             }
         }
-        &self.text
+        self.last_length = self.text.len();
+        std::mem::take(&mut self.text)
     }
 
     fn push(&mut self, term: &str) {
@@ -478,8 +483,9 @@ pub(super) struct Split<'a> {
 
 impl TokenStream for Split<'_> {
     fn advance(&mut self) -> bool {
-        let Some((term, rest)) = self.rest.split_once(SEPARATOR) else { return false };
-        self.rest = rest;
+        let Some(end) = memchr::memchr(SEPARATOR as u8, self.rest.as_bytes()) else { return false };
+        let (term, rest) = self.rest.split_at(end);
+        self.rest = &rest[1..];
         self.token.text.clear();
         self.token.text.push_str(term);
         self.token.position = self.token.position.wrapping_add(1);
