@@ -167,6 +167,10 @@ fn a_member_that_dies_is_shown_as_last_seen_and_catches_up_when_it_is_back() -> 
             Ok(())
         })
         .await?;
+        let query = "/apis/search.karmada.io/v1alpha1/search/query?q=kind:ConfigMap";
+        let told = kubectl.raw(&format!("{query}&explain=member1/team-000/ConfigMap/later")).await?;
+        let reason = told["reasons"][0].as_str().unwrap_or_default();
+        ensure!(told["matches"] == false && reason.contains("is out of touch"), "{told}");
         let member = dead.restart().await?;
         member.kubectl()?.run(&["-n", "team-000", "create", "configmap", "later"]).await?;
         shows(&kubectl, path, &["member1/app-000", "member1/later"]).await

@@ -110,9 +110,8 @@ mod tests {
 
     #[test]
     fn a_query_takes_all_that_follows_and_other_labels_stay() {
-        let found =
-            taken("app in (a,b),search.karmada.io/order-by=-created,search.karmada.io/query=kind:(A OR B), web");
-        let asked = parse("kind:(A OR B), web").unwrap().to_string();
+        let found = taken("app in (a,b),search.karmada.io/order-by=-created,search.karmada.io/query=kind:(A OR B) a,b");
+        let asked = parse("kind:(A OR B) a,b").unwrap().to_string();
         assert_eq!(found, ("app in (a,b)".to_owned(), asked, "-created".to_owned()));
         let listed = taken("search.karmada.io/order-by in (-created,name),app,search.karmada.io/query in (image:*a*)");
         assert_eq!(listed, ("app".to_owned(), "image:*a*".to_owned(), "-created,name".to_owned()));

@@ -78,6 +78,10 @@ async fn main() -> Result<()> {
     }
     tracing::info!("timing updates");
     measure_updates(&ours, &theirs, arguments.pods, &mut report).await?;
+    tracing::info!("searching while much is updated");
+    let search = format!("{}/apis/search.karmada.io/v1alpha1/search", fleetglass.url);
+    let search = Target::new(&search, &fleetglass.authority, ADMIN_TOKEN, fleetglass.pid())?;
+    measure_storm(&search, &theirs, arguments.pods, &mut report).await?;
     report.print()?;
     if let Some(path) = &arguments.output {
         std::fs::write(path, serde_json::to_string_pretty(&report.to_json()?)?)?;
@@ -163,15 +167,34 @@ async fn measure_reads(target: &Target, pods: usize, column: &str, report: &mut 
     Ok(())
 }
 
-async fn measure_updates(ours: &Target, theirs: &Target, pods: usize, report: &mut Report) -> Result<()> {
-    let cpu = ours.process.cpu()?;
-    let names = (0..UPDATES).map(|index| {
-        let pod = index * (pods / UPDATES).max(1) % pods;
+/// Every so-manieth pod, spread over all of them.
+fn spread(pods: usize, many: usize) -> Vec<(String, String)> {
+    let named = |index: usize| {
+        let pod = index * (pods / many).max(1) % pods;
         let application = application(pod / PODS_OF_APPLICATION);
         let name = format!("{}-{:05}", application.name(), pod % PODS_OF_APPLICATION);
         (application.namespace, name)
-    });
-    let mut delays = measure::update_delays(ours, theirs, names.collect()).await?;
+    };
+    (0..many).map(named).collect()
+}
+
+/// Updates in a second that are aimed at; the API server may bring fewer.
+const STORM: f64 = 1000.0;
+
+async fn measure_storm(search: &Target, theirs: &Target, pods: usize, report: &mut Report) -> Result<()> {
+    let time = Duration::from_secs(10);
+    let mut storm = measure::storm(search, theirs, &spread(pods, pods.min(2000)), STORM, time).await?;
+    storm.delays.sort();
+    let last = storm.delays.len().saturating_sub(1);
+    let at = |percent: usize| storm.delays.get(last * percent / 100).copied().unwrap_or_default();
+    report.set("fleetglass", "updates a second while searching", storm.rate);
+    report.set("fleetglass", "update found by a query, p99, ms", at(99).as_secs_f64() * 1e3);
+    Ok(())
+}
+
+async fn measure_updates(ours: &Target, theirs: &Target, pods: usize, report: &mut Report) -> Result<()> {
+    let cpu = ours.process.cpu()?;
+    let mut delays = measure::update_delays(ours, theirs, spread(pods, UPDATES)).await?;
     delays.sort();
     let at = |percent: usize| delays.get((delays.len() - 1) * percent / 100).copied().unwrap_or_default();
     report.set("fleetglass", "update seen after commit, median, ms", at(50).as_secs_f64() * 1e3);

@@ -1,9 +1,11 @@
 //! The clock and the scales: times of requests, processor time and memory of the process that answers them.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
+use parking_lot::Mutex;
 use reqwest::{Certificate, Client, Response};
 use serde_json::{Value, json};
 
@@ -143,6 +145,59 @@ impl<'a> Reader<'a> {
         let total: u32 = try_join_all(counts).await?.into_iter().sum();
         Ok(f64::from(total) / begun.elapsed().as_secs_f64())
     }
+}
+
+/// What came of updating as fast as a rate allows.
+pub(crate) struct Storm {
+    /// Updates in a second.
+    pub(crate) rate: f64,
+    /// How long after an update's answer a query found it.
+    pub(crate) delays: Vec<Duration>,
+}
+
+/// Writers of a storm, each with one request under way.
+const WRITERS: usize = 8;
+
+/// Updates pods of `origin`, at most so many in a second, and asks `search` for some of them until they are found.
+pub(crate) async fn storm(
+    search: &Target,
+    origin: &Target,
+    pods: &[(String, String)],
+    rate: f64,
+    time: Duration,
+) -> Result<Storm> {
+    let begun = Instant::now();
+    let next = AtomicUsize::new(0);
+    let delays = Mutex::new(Vec::new());
+    let writers = (0..WRITERS).map(|_| async {
+        let (writer, reader) = (origin.client(false)?, search.client(false)?);
+        while begun.elapsed() < time {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let due = Duration::from_secs_f64(number as f64 / rate);
+            tokio::time::sleep(due.saturating_sub(begun.elapsed())).await;
+            let (namespace, name) = pods.get(number % pods.len()).context("no pods")?;
+            let patch = json!({ "metadata": { "annotations": { "benchmark/storm": format!("turn-{number}") } } });
+            let request = writer
+                .patch(format!("{}/api/v1/namespaces/{namespace}/pods/{name}", origin.url))
+                .bearer_auth(&origin.token)
+                .header("content-type", "application/merge-patch+json")
+                .body(patch.to_string());
+            let answer = request.send().await?;
+            ensure!(answer.status().is_success(), "{name}: {}", answer.status());
+            if number.is_multiple_of(50) {
+                let committed = Instant::now();
+                let query = format!("/query?limit=1&q=annotation.benchmark/storm:turn-{number}");
+                while search.get(&reader, &query).await?.json::<Value>().await?["items"] == json!([]) {
+                    ensure!(committed.elapsed() < Duration::from_secs(10), "an update was not found");
+                }
+                delays.lock().push(committed.elapsed());
+            }
+        }
+        anyhow::Ok(())
+    });
+    try_join_all(writers).await?;
+    let rate = next.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();
+    Ok(Storm { rate, delays: delays.into_inner() })
 }
 
 /// Updates pods of `origin` one by one; how long after each answer a watch on `target` shows it.

@@ -39,6 +39,8 @@ const AIMS: &[Aim] = &[
     aim("CPU for one update, ms", "0.6", "<= 0.1"),
     aim("update seen after commit, median, ms", "1.7-2.4", "<= 1.0"),
     aim("update seen after commit, p99, ms", "3.3-4.5", "<= 2.7"),
+    aim("updates a second while searching", "", ""),
+    aim("update found by a query, p99, ms", "", "<= 1000"),
 ];
 
 /// The figures of one run: a column a server.
