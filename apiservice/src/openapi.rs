@@ -218,7 +218,7 @@ mod tests {
         backendStore <BackendStoreConfig>
           openSearch <OpenSearchConfig>
             addresses <[]string> -required-
-            secretRef <LocalSecretReference> -required-
+            secretRef <LocalSecretReference>
               name <string> -required-
               namespace <string> -required-
         resourceSelectors <[]ResourceSelector> -required-

@@ -6,7 +6,10 @@
 //!
 //! The feed is bounded. A watcher that falls behind it is told so and lists again; nobody waits for anybody.
 
+mod writer;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,16 +18,23 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use twox_hash::XxHash3_64;
 
-use crate::codec::{Codec, CodecError};
+use crate::codec::{Codec, Sample};
 use crate::connection::PrinterColumn;
-use crate::entry::{Entries, Entry, EntryKey, LabelSets, Version};
-use crate::raw::ParsedObject;
+use crate::entry::{ByLabels, Entries, Entry, EntryKey, LabelSet, LabelSets};
+use crate::plan::Scope;
 use crate::resource::{ApiResource, ClusterName, GroupVersionResource};
 
-/// Changes kept for watchers that resume, per resource.
-const FEED_LENGTH: usize = 16_384;
-/// Bytes of objects that only the feed still holds, per resource.
-const FEED_BYTES: usize = 32 << 20;
+pub use writer::{PreparedChange, Writer};
+
+/// Changes kept for watchers that resume, per resource: at least and at most, and between them one for two objects.
+const FEED_LENGTH: (usize, usize) = (2048, 16_384);
+/// Frames that are made anew at a time.
+const ANEW: usize = 512;
+/// Why a restored part is out of touch.
+const NOT_HEARD: &str = "not heard from since the restart of this server";
+/// Bytes of objects that only the feed still holds, per resource: at least and at most, and between them a quarter of what the
+/// objects take.
+const FEED_BYTES: (usize, usize) = (2 << 20, 32 << 20);
 
 /// Every resource that is cached.
 #[derive(Debug, Default)]
@@ -83,11 +93,17 @@ pub struct ResourceCache {
 
 #[derive(Debug, Default)]
 struct State {
-    parts: BTreeMap<ClusterName, Part>,
+    parts: Parts,
     feed: VecDeque<FeedItem>,
     feed_bytes: usize,
     next_sequence: u64,
+    /// Objects of all parts, and their compressed bytes.
+    objects: usize,
+    compressed: usize,
 }
+
+/// The parts of clusters. Shared with snapshots: who writes to a part while it is read gets one of its own.
+pub type Parts = BTreeMap<ClusterName, Arc<Part>>;
 
 /// One cluster's objects of one resource.
 #[derive(Debug, Clone)]
@@ -96,6 +112,8 @@ pub struct Part {
     pub served: ApiResource,
     /// Its objects.
     pub objects: Entries,
+    /// The same by their labels.
+    pub by_labels: ByLabels,
     /// The version its collection has reached; none before the first list.
     pub version: Option<Arc<str>>,
     /// How well it follows the cluster.
@@ -108,6 +126,33 @@ pub struct Part {
     pub size: Size,
     /// What came from the cluster so far.
     pub traffic: Arc<Traffic>,
+    /// What of the resource it follows.
+    pub scope: Scope,
+    /// Where the cluster is, as far as that tells it from another one of its name.
+    pub origin: Arc<str>,
+    /// Whether it is worth keeping on disk: what is read from files is not.
+    pub is_volatile: bool,
+}
+
+/// A part as it was before a restart.
+#[derive(Debug)]
+pub struct RestoredPart {
+    /// The resource as the cluster served it.
+    pub served: ApiResource,
+    /// What of it was followed.
+    pub scope: Scope,
+    /// Columns to be printed.
+    pub printer_columns: Arc<[PrinterColumn]>,
+    /// Its objects.
+    pub objects: Entries,
+    /// The version to go on from, if there is one.
+    pub version: Option<Arc<str>>,
+    /// The latest version that its objects show.
+    pub reached: u64,
+    /// When the cluster was last heard from.
+    pub last_seen: Timestamp,
+    /// Where the cluster was.
+    pub origin: Arc<str>,
 }
 
 /// Bytes of objects.
@@ -218,10 +263,12 @@ impl Change {
         }
     }
 
+    /// Bytes of objects that nobody else need hold: the states before the change.
     fn held_bytes(&self) -> usize {
+        let bytes = |entry: &Option<Entry>| entry.as_ref().map_or(0, |entry| entry.frame().bytes.len());
         match self {
-            Self::Upserted { entry, .. } => entry.frame().bytes.len(),
-            Self::Deleted { previous, .. } => previous.frame().bytes.len(),
+            Self::Upserted { previous, .. } => bytes(previous),
+            Self::Deleted { previous, last, .. } => previous.frame().bytes.len() + bytes(last),
             Self::Bookmark { .. } | Self::Left { .. } => 0,
         }
     }
@@ -268,13 +315,13 @@ impl ResourceCache {
             .parts
             .iter()
             .filter(|(name, _)| clusters.is_none_or(|chosen| chosen.contains(*name)))
-            .map(|(name, part)| (name.clone(), part.clone()))
+            .map(|(name, part)| (name.clone(), Arc::clone(part)))
             .collect();
         Snapshot { parts, sequence: state.next_sequence, oldest_sequence: state.oldest_sequence() }
     }
 
     /// One cluster's part as it is now.
-    pub fn part(&self, cluster: &ClusterName) -> Option<Part> {
+    pub fn part(&self, cluster: &ClusterName) -> Option<Arc<Part>> {
         self.state.lock().parts.get(cluster).cloned()
     }
 
@@ -285,6 +332,57 @@ impl ResourceCache {
         Some(state.feed.iter().skip(skip).take(limit).cloned().collect())
     }
 
+    /// The changes from `sequence` on, and the parts that they changed as they are after all of these. None if the feed no
+    /// longer reaches back that far.
+    pub fn changes_and_parts(&self, sequence: u64) -> Option<(Vec<FeedItem>, Parts)> {
+        let state = self.state.lock();
+        let skip = usize::try_from(sequence.checked_sub(state.oldest_sequence())?).ok()?;
+        let items: Vec<FeedItem> = state.feed.iter().skip(skip).cloned().collect();
+        let mut parts = BTreeMap::new();
+        for cluster in items.iter().map(|item| &item.cluster) {
+            if !parts.contains_key(cluster)
+                && let Some(part) = state.parts.get(cluster)
+            {
+                parts.insert(cluster.clone(), Arc::clone(part));
+            }
+        }
+        Some((items, parts))
+    }
+
+    /// How label sets are shared.
+    pub fn intern_labels(&self, labels: LabelSet) -> Arc<LabelSet> {
+        self.label_sets.intern(labels)
+    }
+
+    /// Puts a cluster's part as it was before a restart in its place. It counts as out of touch until the cluster is heard.
+    pub fn restore(&self, cluster: &ClusterName, restored: RestoredPart) {
+        let RestoredPart { served, scope, printer_columns, objects, version, reached, last_seen, origin } = restored;
+        let mut size = Size::default();
+        objects.iter().for_each(|entry| size.add(entry));
+        let failure = Some(Failure { since: last_seen, message: NOT_HEARD.to_owned() });
+        let part = Part {
+            served,
+            by_labels: objects.iter().cloned().collect(),
+            objects,
+            version,
+            sync: SyncState { synced: true, last_seen: Some(last_seen), failure },
+            printer_columns,
+            floor: reached,
+            size,
+            traffic: Arc::default(),
+            scope,
+            origin,
+            is_volatile: false,
+        };
+        let mut state = self.state.lock();
+        state.objects += part.objects.len();
+        state.compressed += usize::try_from(part.size.compressed).unwrap_or(usize::MAX);
+        if let Some(earlier) = state.parts.insert(cluster.clone(), Arc::new(part)) {
+            state.forget_size(&earlier);
+        }
+        self.announce(state);
+    }
+
     /// Tells when there are new changes: holds the sequence number that the next change will get.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.newest.subscribe()
@@ -293,29 +391,37 @@ impl ResourceCache {
     /// Opens the part of one cluster for writing. What it held before stays, also its version if `served` is the same.
     pub fn writer(self: &Arc<Self>, cluster: &ClusterName, served: &ApiResource) -> Writer {
         let mut state = self.state.lock();
-        let part = state.parts.entry(cluster.clone()).or_insert_with(|| Part {
-            served: served.clone(),
-            objects: Entries::new(),
-            version: None,
-            sync: SyncState::default(),
-            printer_columns: Arc::default(),
-            floor: u64::MAX,
-            size: Size::default(),
-            traffic: Arc::default(),
+        let part = state.parts.entry(cluster.clone()).or_insert_with(|| {
+            Arc::new(Part {
+                served: served.clone(),
+                objects: Entries::new(),
+                by_labels: ByLabels::default(),
+                version: None,
+                sync: SyncState::default(),
+                printer_columns: Arc::default(),
+                floor: u64::MAX,
+                size: Size::default(),
+                traffic: Arc::default(),
+                scope: Scope::All,
+                origin: Arc::default(),
+                is_volatile: false,
+            })
         });
         if part.served != *served {
+            let part = Arc::make_mut(part);
             part.served = served.clone();
             part.version = None;
         }
         drop(state);
-        Writer { cache: Arc::clone(self), cluster: cluster.clone(), buffer: Vec::new() }
+        Writer::new(Arc::clone(self), cluster.clone())
     }
 
     /// Removes a cluster's part; watchers see its objects deleted.
     pub fn remove(&self, cluster: &ClusterName) {
         let mut state = self.state.lock();
         if let Some(part) = state.parts.remove(cluster) {
-            state.push(cluster, Change::Left { objects: part.objects });
+            state.forget_size(&part);
+            state.push(cluster, Change::Left { objects: part.objects.clone() });
         }
         self.announce(state);
     }
@@ -328,31 +434,50 @@ impl ResourceCache {
     }
 
     /// Trains the codec and makes the frames that were made before it anew. Runs on a blocking thread.
-    fn train(self: &Arc<Self>) {
-        if !self.codec.train() {
+    fn train(&self, sample: &Sample) {
+        if !self.codec.train(sample) {
             return;
         }
-        let snapshot = self.snapshot(None);
+        let clusters: Vec<ClusterName> = self.state.lock().parts.keys().cloned().collect();
+        for cluster in clusters {
+            let mut behind = None;
+            while let Some(last) = self.compress_anew(&cluster, behind.as_ref()) {
+                behind = Some(last);
+            }
+        }
+        self.state.lock().forget_earlier_frames();
+    }
+
+    /// Makes some frames anew, as far as that makes them smaller; returns the last entry that was looked at. Only a few at a
+    /// time: what is looked at is held twice meanwhile.
+    fn compress_anew(&self, cluster: &ClusterName, behind: Option<&Entry>) -> Option<Entry> {
+        let newest = self.codec.newest_dictionary();
+        let from = behind.map_or(Bound::Unbounded, |last| Bound::Excluded(last.clone()));
+        let entries: Vec<Entry> = {
+            let objects = self.part(cluster)?.objects.clone();
+            objects.range((from, Bound::Unbounded)).take(ANEW).cloned().collect()
+        };
         let decoder = self.codec.decoder();
         let (mut object, mut buffer) = (Vec::new(), Vec::new());
-        for (cluster, part) in &snapshot.parts {
-            for old in part.objects.iter().filter(|entry| entry.frame().dictionary < self.codec.newest_dictionary()) {
-                object.clear();
-                if decoder.append(old.frame(), &mut object).is_err() {
-                    continue;
-                }
-                let Ok(frame) = self.codec.compress(&object, &mut buffer) else { continue };
+        for old in entries.iter().filter(|entry| entry.frame().dictionary < newest) {
+            object.clear();
+            if decoder.append(old.frame(), &mut object).is_err() {
+                continue;
+            }
+            let Ok(frame) = self.codec.compress(&object, &mut buffer) else { continue };
+            if frame.bytes.len() < old.frame().bytes.len() {
                 let new = Entry::new(old.key(), old.version(), Arc::clone(old.labels()), frame);
                 self.replace_frame(cluster, old, new);
             }
         }
+        entries.last().cloned()
     }
 
     fn replace_frame(&self, cluster: &ClusterName, old: &Entry, new: Entry) {
-        if let Some(part) = self.state.lock().parts.get_mut(cluster)
-            && part.objects.get(&old.key()).is_some_and(|present| present.same_block(old))
-        {
-            part.insert(new);
+        let mut state = self.state.lock();
+        let present = state.parts.get(cluster).and_then(|part| part.objects.get(&old.key()));
+        if present.is_some_and(|present| present.same_block(old)) {
+            state.insert(cluster, new);
         }
     }
 }
@@ -362,17 +487,30 @@ impl State {
         self.feed.front().map_or(self.next_sequence, |item| item.sequence)
     }
 
+    /// A part to write to.
+    fn part_mut(&mut self, cluster: &ClusterName) -> Option<&mut Part> {
+        self.parts.get_mut(cluster).map(Arc::make_mut)
+    }
+
+    fn forget_size(&mut self, part: &Part) {
+        self.objects -= part.objects.len();
+        self.compressed -= usize::try_from(part.size.compressed).unwrap_or(usize::MAX);
+    }
+
     fn push(&mut self, cluster: &ClusterName, change: Change) {
         self.feed_bytes += change.held_bytes();
         self.feed.push_back(FeedItem { sequence: self.next_sequence, cluster: cluster.clone(), change });
         self.next_sequence += 1;
-        while self.feed.len() > FEED_LENGTH || self.feed_bytes > FEED_BYTES {
+        let length = (self.objects / 2).clamp(FEED_LENGTH.0, FEED_LENGTH.1);
+        let bytes = (self.compressed / 4).clamp(FEED_BYTES.0, FEED_BYTES.1);
+        // What was just pushed stays, however large it is.
+        while self.feed.len() > 1 && (self.feed.len() > length || self.feed_bytes > bytes) {
             let Some(dropped) = self.feed.pop_front() else { break };
             self.feed_bytes -= dropped.change.held_bytes();
             if let (Some(part), Some(version)) = (self.parts.get_mut(&dropped.cluster), dropped.change.version())
                 && part.floor != u64::MAX
             {
-                part.floor = part.floor.max(version);
+                Arc::make_mut(part).floor = part.floor.max(version);
             }
         }
     }
@@ -382,134 +520,11 @@ impl State {
 #[derive(Debug)]
 pub struct Snapshot {
     /// The chosen clusters' parts.
-    pub parts: BTreeMap<ClusterName, Part>,
+    pub parts: Parts,
     /// The sequence number of the first change that is not in it.
     pub sequence: u64,
     /// The oldest change that the feed still holds.
     pub oldest_sequence: u64,
-}
-
-/// The only way to write a cluster's part; one reflector holds it at a time.
-#[derive(Debug)]
-pub struct Writer {
-    cache: Arc<ResourceCache>,
-    cluster: ClusterName,
-    buffer: Vec<u8>,
-}
-
-/// A change that is ready to be applied: its object is already compressed.
-#[derive(Debug)]
-pub enum PreparedChange {
-    /// Insert or replace this object.
-    Upsert(Entry),
-    /// Remove the object at this entry's key; the entry is its last state.
-    Delete(Entry),
-    /// The collection reached this version.
-    Bookmark(Arc<str>),
-}
-
-impl Writer {
-    /// Compresses an object. Done outside of any lock.
-    pub fn prepare(&mut self, object: ParsedObject) -> Result<Entry, CodecError> {
-        let frame = self.cache.codec.compress(&object.bytes, &mut self.buffer)?;
-        let labels = self.cache.label_sets.intern(object.labels);
-        let fingerprint = XxHash3_64::oneshot_with_seed(self.cache.seed, &object.bytes);
-        let version = Version { resource_version: object.resource_version, fingerprint };
-        let entry = Entry::new(EntryKey::new(&object.namespace, &object.name), version, labels, frame);
-        if self.cache.codec.sample(&object.bytes) {
-            let cache = Arc::clone(&self.cache);
-            tokio::task::spawn_blocking(move || cache.train());
-        }
-        Ok(entry)
-    }
-
-    /// The objects held now.
-    pub fn objects(&self) -> Entries {
-        self.read(|part| part.objects.clone()).unwrap_or_default()
-    }
-
-    /// The version reached, from which a watch can go on.
-    pub fn version(&self) -> Option<Arc<str>> {
-        self.read(|part| part.version.clone()).flatten()
-    }
-
-    /// Applies changes in order, at one moment.
-    pub fn apply(&self, changes: impl IntoIterator<Item = PreparedChange>) {
-        let mut state = self.cache.state.lock();
-        for change in changes {
-            state.apply(&self.cluster, change);
-        }
-        if let Some(part) = state.parts.get_mut(&self.cluster) {
-            part.sync.last_seen = Some(Timestamp::now());
-            part.sync.failure = None;
-        }
-        self.cache.announce(state);
-    }
-
-    /// Ends a whole list: what is not in `listed` is gone, and the collection stands at `version`.
-    pub fn finish_list(&self, listed: &Entries, version: Arc<str>) {
-        let mut state = self.cache.state.lock();
-        let Some(part) = state.parts.get(&self.cluster) else { return };
-        let first = !part.sync.synced;
-        let gone: Vec<Entry> = part.objects.iter().filter(|entry| !listed.contains(&entry.key())).cloned().collect();
-        for entry in gone {
-            state.remove(&self.cluster, &entry.key(), None, number(&version));
-        }
-        let reached = number(&version);
-        state.apply(&self.cluster, PreparedChange::Bookmark(version));
-        if let Some(part) = state.parts.get_mut(&self.cluster) {
-            part.traffic.lists.fetch_add(1, Ordering::Relaxed);
-            part.sync = SyncState { synced: true, last_seen: Some(Timestamp::now()), failure: None };
-            if first {
-                part.floor = reached;
-            }
-        }
-        self.cache.announce(state);
-    }
-
-    /// Forgets the version, so that the next round lists again. The objects stay.
-    pub fn forget_version(&self) {
-        self.update(|part| part.version = None);
-    }
-
-    /// Notes that a watch begins.
-    pub fn watching(&self) {
-        self.update(|part| {
-            part.traffic.watches.fetch_add(1, Ordering::Relaxed);
-        });
-    }
-
-    /// Notes that the cluster was heard from just now and all is well.
-    pub fn seen(&self) {
-        self.update(|part| {
-            part.sync.last_seen = Some(Timestamp::now());
-            part.sync.failure = None;
-        });
-    }
-
-    /// Notes a failure; its beginning stays the first moment of an uninterrupted row of failures.
-    pub fn failed(&self, message: String) {
-        self.update(|part| {
-            let since = part.sync.failure.as_ref().map_or_else(Timestamp::now, |earlier| earlier.since);
-            part.sync.failure = Some(Failure { since, message });
-            part.traffic.failures.fetch_add(1, Ordering::Relaxed);
-        });
-    }
-
-    /// Sets the columns that the cluster's CustomResourceDefinition asks for.
-    pub fn set_printer_columns(&self, columns: Arc<[PrinterColumn]>) {
-        self.update(|part| part.printer_columns = columns);
-    }
-
-    fn read<T>(&self, read: impl FnOnce(&Part) -> T) -> Option<T> {
-        self.cache.state.lock().parts.get(&self.cluster).map(read)
-    }
-
-    fn update(&self, update: impl FnOnce(&mut Part)) {
-        if let Some(part) = self.cache.state.lock().parts.get_mut(&self.cluster) {
-            update(part);
-        }
-    }
 }
 
 impl State {
@@ -521,7 +536,7 @@ impl State {
                 self.remove(cluster, &last.clone().key(), Some(last), version);
             }
             PreparedChange::Bookmark(version) => {
-                let Some(part) = self.parts.get_mut(cluster) else { return };
+                let Some(part) = self.part_mut(cluster) else { return };
                 part.version = Some(Arc::clone(&version));
                 self.push(cluster, Change::Bookmark { version });
             }
@@ -529,19 +544,46 @@ impl State {
     }
 
     fn upsert(&mut self, cluster: &ClusterName, entry: Entry) {
-        let Some(part) = self.parts.get_mut(cluster) else { return };
+        let Some(part) = self.part_mut(cluster) else { return };
         let version = entry.resource_version();
         part.reach(version);
-        let previous = part.insert(entry.clone());
         part.traffic.changes.fetch_add(1, Ordering::Relaxed);
+        let previous = self.insert(cluster, entry.clone());
         self.push(cluster, Change::Upserted { entry, previous, version });
     }
 
+    fn insert(&mut self, cluster: &ClusterName, entry: Entry) -> Option<Entry> {
+        let part = self.parts.get_mut(cluster).map(Arc::make_mut)?;
+        self.compressed += entry.frame().bytes.len();
+        let previous = part.insert(entry);
+        match &previous {
+            Some(previous) => self.compressed -= previous.frame().bytes.len(),
+            None => self.objects += 1,
+        }
+        previous
+    }
+
+    /// After objects were compressed anew, the feed need not hold what they were before.
+    fn forget_earlier_frames(&mut self) {
+        for item in &mut self.feed {
+            if let Change::Upserted { entry, .. } = &mut item.change
+                && let Some(part) = self.parts.get(&item.cluster)
+                && let Some(present) = part.objects.get(&entry.key())
+                && present.version() == entry.version()
+            {
+                *entry = present.clone();
+            }
+        }
+    }
+
     fn remove(&mut self, cluster: &ClusterName, key: &EntryKey<'_>, last: Option<Entry>, version: u64) {
-        let Some(part) = self.parts.get_mut(cluster) else { return };
+        let Some(part) = self.parts.get_mut(cluster).map(Arc::make_mut) else { return };
         part.reach(version);
         let Some(previous) = part.objects.remove(key) else { return };
         part.size.subtract(&previous);
+        part.by_labels.remove(&previous);
+        self.objects -= 1;
+        self.compressed -= previous.frame().bytes.len();
         part.traffic.changes.fetch_add(1, Ordering::Relaxed);
         self.push(cluster, Change::Deleted { previous, last, version });
     }
@@ -555,10 +597,11 @@ fn number(version: &str) -> u64 {
 impl Part {
     fn insert(&mut self, entry: Entry) -> Option<Entry> {
         self.size.add(&entry);
-        let previous = self.objects.insert(entry);
+        let previous = self.objects.insert(entry.clone());
         if let Some(previous) = &previous {
             self.size.subtract(previous);
         }
+        self.by_labels.insert(entry, previous.as_ref());
         previous
     }
 
@@ -573,110 +616,4 @@ impl Part {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::raw::ObjectReader;
-
-    fn served() -> ApiResource {
-        ApiResource {
-            gvr: GroupVersionResource::new("", "v1", "pods"),
-            kind: "Pod".into(),
-            namespaced: true,
-            watchable: true,
-        }
-    }
-
-    fn prepare(writer: &mut Writer, name: &str, version: u64) -> Entry {
-        let text = format!(r#"{{"metadata":{{"namespace":"shop","name":"{name}","resourceVersion":"{version}"}}}}"#);
-        writer.prepare(ObjectReader::new(&"m1".into(), "v1", "Pod").read(&text).unwrap()).unwrap()
-    }
-
-    fn names(cache: &ResourceCache) -> Vec<String> {
-        let snapshot = cache.snapshot(None);
-        snapshot.parts.values().flat_map(|part| part.objects.iter().map(|entry| entry.name().to_owned())).collect()
-    }
-
-    #[tokio::test]
-    async fn a_second_list_takes_away_what_is_gone_and_keeps_the_rest() {
-        let cache = Cache::default().open(&served().gvr);
-        let mut writer = cache.writer(&"m1".into(), &served());
-        let first: Entries = [prepare(&mut writer, "a", 1), prepare(&mut writer, "b", 2)].into_iter().collect();
-        writer.apply(first.iter().cloned().map(PreparedChange::Upsert));
-        writer.finish_list(&first, "5".into());
-        let second: Entries = [prepare(&mut writer, "b", 2)].into_iter().collect();
-        writer.finish_list(&second, "9".into());
-        assert_eq!(names(&cache), ["b"]);
-        assert_eq!(writer.version().as_deref(), Some("9"));
-        let deleted =
-            cache.changes_since(0, 100).unwrap().into_iter().any(
-                |item| matches!(item.change, Change::Deleted { previous, version: 9, .. } if previous.name() == "a"),
-            );
-        assert!(deleted, "watchers see the deletion with the list's version");
-    }
-
-    #[tokio::test]
-    async fn replacing_an_object_keeps_one_copy_the_newest() {
-        let cache = Cache::default().open(&served().gvr);
-        let mut writer = cache.writer(&"m1".into(), &served());
-        let (old, new) = (prepare(&mut writer, "a", 1), prepare(&mut writer, "a", 2));
-        writer.apply([PreparedChange::Upsert(old), PreparedChange::Upsert(new)]);
-        let snapshot = cache.snapshot(None);
-        let entries: Vec<_> = snapshot.parts.values().flat_map(|part| part.objects.iter()).collect();
-        assert_eq!(entries.len(), 1);
-        assert_eq!(entries[0].resource_version(), 2);
-    }
-
-    #[tokio::test]
-    async fn a_list_in_progress_has_no_version_to_resume_from() {
-        let cache = Cache::default().open(&served().gvr);
-        let mut writer = cache.writer(&"m1".into(), &served());
-        let entry = prepare(&mut writer, "a", 7);
-        writer.apply([PreparedChange::Upsert(entry)]);
-        assert_eq!(writer.version(), None);
-    }
-
-    #[tokio::test]
-    async fn the_feed_is_bounded_and_says_when_it_no_longer_reaches_back() {
-        let cache = Cache::default().open(&served().gvr);
-        let writer = cache.writer(&"m1".into(), &served());
-        writer.finish_list(&Entries::new(), "1".into());
-        for version in 2..FEED_LENGTH as u64 + 10 {
-            writer.apply([PreparedChange::Bookmark(version.to_string().into())]);
-        }
-        assert!(cache.changes_since(0, 1).is_none());
-        let snapshot = cache.snapshot(None);
-        let floor = snapshot.parts.values().next().unwrap().floor;
-        assert!(floor > 1 && floor < FEED_LENGTH as u64);
-    }
-
-    #[tokio::test]
-    async fn a_cluster_that_leaves_takes_its_objects_along() {
-        let cache = Cache::default().open(&served().gvr);
-        let mut writer = cache.writer(&"m1".into(), &served());
-        let entry = prepare(&mut writer, "a", 7);
-        writer.apply([PreparedChange::Upsert(entry)]);
-        cache.remove(&"m1".into());
-        assert!(names(&cache).is_empty());
-        let left = cache.changes_since(0, 100).unwrap().pop().unwrap();
-        assert!(matches!(left.change, Change::Left { objects } if objects.len() == 1));
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn training_makes_earlier_frames_small_too() {
-        let cache = Cache::default().open(&served().gvr);
-        let mut writer = cache.writer(&"m1".into(), &served());
-        for number in 0..450 {
-            let entry = prepare(&mut writer, &format!("pod-{number}"), number);
-            writer.apply([PreparedChange::Upsert(entry)]);
-        }
-        for _ in 0..500 {
-            let done =
-                cache.snapshot(None).parts.values().all(|part| part.objects.iter().all(|e| e.frame().dictionary == 1));
-            if done {
-                return;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-        panic!("frames made before the training kept their first form");
-    }
-}
+mod tests;

@@ -3,6 +3,8 @@
 //! Entries are immutable and shared by reference count: the cache, a list being streamed and a watch in progress hold the
 //! same block. They are ordered by (namespace, name), the order of answers.
 
+mod by_labels;
+
 use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
@@ -13,6 +15,8 @@ use parking_lot::Mutex;
 use triomphe::ThinArc;
 
 use crate::codec::Frame;
+
+pub use by_labels::ByLabels;
 
 /// A set of entries in key order; cloning one is constant time and shares everything.
 pub type Entries = imbl::OrdSet<Entry>;
@@ -176,9 +180,30 @@ impl LabelSet {
         Self { block: block.into_boxed_slice() }
     }
 
+    /// Its block, from which [`LabelSet::from_bytes`] makes the same set.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.block
+    }
+
+    /// A set from the bytes of another one; none if they are not that.
+    pub fn from_bytes(block: &[u8]) -> Option<Self> {
+        let mut rest = block;
+        while !rest.is_empty() {
+            take_text(&mut rest)?;
+        }
+        Some(Self { block: block.into() })
+    }
+
     /// The value of a label.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.iter().find(|(candidate, _)| *candidate == key).map(|(_, value)| value)
+        let mut rest = &*self.block;
+        loop {
+            let candidate = take_bytes(&mut rest)?;
+            let value = take_bytes(&mut rest)?;
+            if candidate == key.as_bytes() {
+                return Some(str::from_utf8(value).unwrap_or_default());
+            }
+        }
     }
 
     /// All labels in key order.
@@ -193,10 +218,14 @@ impl LabelSet {
 }
 
 fn take_text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
+    take_bytes(rest).map(|text| str::from_utf8(text).unwrap_or_default())
+}
+
+fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (length, after) = rest.split_first_chunk::<2>()?;
     let (text, after) = after.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
     *rest = after;
-    Some(str::from_utf8(text).unwrap_or_default())
+    Some(text)
 }
 
 /// Keeps one copy of each distinct label set of a resource kind.
@@ -230,8 +259,8 @@ impl Hash for ByContent {
 
 impl LabelSets {
     /// The shared copy of these labels.
-    pub fn intern(&self, labels: Vec<(String, String)>) -> Arc<LabelSet> {
-        let wanted = ByContent(Arc::new(LabelSet::new(labels)));
+    pub fn intern(&self, labels: LabelSet) -> Arc<LabelSet> {
+        let wanted = ByContent(Arc::new(labels));
         let mut interned = self.sets.lock();
         if let Some(known) = interned.sets.get(&wanted) {
             return Arc::clone(&known.0);
@@ -286,9 +315,10 @@ mod tests {
     fn equal_labels_share_one_set_and_unused_ones_are_dropped() {
         let sets = LabelSets::default();
         let pair = |value: &str| vec![("app".to_owned(), value.to_owned())];
-        assert!(Arc::ptr_eq(&sets.intern(pair("web")), &sets.intern(pair("web"))));
+        let intern = |value: &str| sets.intern(LabelSet::new(pair(value)));
+        assert!(Arc::ptr_eq(&intern("web"), &intern("web")));
         for number in 0..1000 {
-            sets.intern(pair(&number.to_string()));
+            intern(&number.to_string());
         }
         assert!(sets.sets.lock().sets.len() <= 128, "label sets nobody holds must not pile up");
     }
@@ -301,6 +331,7 @@ mod tests {
             let read: std::collections::BTreeMap<String, String> =
                 set.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
             prop_assert_eq!(&read, &expected);
+            prop_assert_eq!(LabelSet::from_bytes(set.as_bytes()), Some(LabelSet::new(expected.clone().into_iter().collect())));
             for (key, value) in &expected {
                 prop_assert_eq!(set.get(key), Some(value.as_str()));
             }

@@ -186,7 +186,17 @@ impl Filter {
                 NameField::Namespace => entry.namespace(),
             };
             (name == condition.value) == condition.equal
-        }) && self.labels.iter().all(|condition| condition.holds(entry.labels()))
+        }) && self.labels_hold(entry.labels())
+    }
+
+    /// Whether there are conditions on labels.
+    pub fn reads_labels(&self) -> bool {
+        !self.labels.is_empty()
+    }
+
+    /// Whether the conditions on labels hold.
+    pub fn labels_hold(&self, labels: &LabelSet) -> bool {
+        self.labels.iter().all(|condition| condition.holds(labels))
     }
 
     /// Whether the object has to be opened to decide.

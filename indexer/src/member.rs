@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 use kube::Config;
+use twox_hash::XxHash3_64;
 
 use crate::resource::ClusterName;
 
@@ -71,4 +72,12 @@ pub struct ApiAccess {
     pub proxy_headers: Vec<(HeaderName, HeaderValue)>,
     /// Changes whenever endpoint, trust or credentials do, so that readers know when to reconnect.
     pub fingerprint: u64,
+}
+
+impl ApiAccess {
+    /// The address and the authority that vouches for it: with others it is another cluster.
+    pub(crate) fn origin(&self) -> String {
+        let authority = self.config.root_cert.iter().flatten().flatten().copied().collect::<Vec<u8>>();
+        format!("{} {:016x}", self.config.cluster_url, XxHash3_64::oneshot(&authority))
+    }
 }

@@ -6,6 +6,9 @@
 //! registry names is watched in its own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
 
 use crate::affinity::ClusterAffinity;
 use crate::connection::Discovery;
@@ -21,6 +24,39 @@ pub struct Registry {
     pub clusters: ClusterAffinity,
     /// Which kinds.
     pub selectors: Vec<ResourceSelector>,
+    /// Where the objects are sent, beside the cache.
+    pub backend: Option<BackendReference>,
+}
+
+/// What a registry says of its backend.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BackendReference {
+    /// URLs of its nodes.
+    pub addresses: Vec<String>,
+    /// The Secret with its credentials.
+    pub secret: Option<SecretReference>,
+}
+
+impl fmt::Debug for BackendReference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Addresses may carry passwords.
+        formatter.debug_struct("BackendReference").field("secret", &self.secret).finish_non_exhaustive()
+    }
+}
+
+/// A Secret of the control plane.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SecretReference {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for SecretReference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.namespace, self.name)
+    }
 }
 
 /// One entry of `spec.resourceSelectors`.
@@ -35,7 +71,7 @@ pub struct ResourceSelector {
 }
 
 impl ResourceSelector {
-    fn group(&self) -> &str {
+    pub(crate) fn group(&self) -> &str {
         self.api_version.split_once('/').map_or("", |(group, _)| group)
     }
 
@@ -72,7 +108,8 @@ impl WatchTarget {
 }
 
 /// Namespaces of a watch.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Scope {
     /// All of them, or the resource has none.
     All,
@@ -201,7 +238,7 @@ fn resolve<'a>(
     let served = discovery
         .find_kind(&selector.api_version, &selector.kind)
         .or_else(|| discovery.find_group_kind(selector.group(), &selector.kind))
-        .ok_or(UnservedReason::NoSuchKind)?;
+        .ok_or(if discovery.is_remembered() { UnservedReason::NotDiscovered } else { UnservedReason::NoSuchKind })?;
     if served.watchable { Ok(served) } else { Err(UnservedReason::NotWatchable) }
 }
 
@@ -230,6 +267,7 @@ mod tests {
                 cluster_names: clusters.iter().map(|name| (*name).to_owned()).collect(),
                 ..Default::default()
             },
+            backend: None,
             selectors: selectors
                 .iter()
                 .map(|(api_version, kind, namespace)| ResourceSelector {

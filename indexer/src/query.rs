@@ -228,6 +228,26 @@ impl Pattern {
         }
     }
 
+    /// As Lucene writes wildcards.
+    pub(crate) fn to_lucene(&self) -> String {
+        let mut written = String::new();
+        for part in &self.parts {
+            match part {
+                PatternPart::Text(text) => {
+                    for character in text.chars() {
+                        if matches!(character, '*' | '?' | '\\') {
+                            written.push('\\');
+                        }
+                        written.push(character);
+                    }
+                }
+                PatternPart::One => written.push('?'),
+                PatternPart::Many => written.push('*'),
+            }
+        }
+        written
+    }
+
     /// The text, if there are no wildcards in it.
     pub fn as_plain(&self) -> Option<&str> {
         match self.parts.as_slice() {
@@ -383,6 +403,16 @@ impl fmt::Display for Test {
     }
 }
 
+impl Expression {
+    /// As a part of another one, where nothing at all can't stand for everything.
+    fn nested(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everything => formatter.write_str("*"),
+            part => write!(formatter, "{part}"),
+        }
+    }
+}
+
 impl fmt::Display for Expression {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |formatter: &mut fmt::Formatter<'_>, parts: &[Self], word: &str| {
@@ -391,7 +421,7 @@ impl fmt::Display for Expression {
                 if at > 0 {
                     write!(formatter, " {word} ")?;
                 }
-                write!(formatter, "{part}")?;
+                part.nested(formatter)?;
             }
             formatter.write_str(")")
         };
@@ -399,7 +429,10 @@ impl fmt::Display for Expression {
             Self::Everything => Ok(()),
             Self::All(parts) => list(formatter, parts, "AND"),
             Self::Any(parts) => list(formatter, parts, "OR"),
-            Self::Not(part) => write!(formatter, "NOT {part}"),
+            Self::Not(part) => {
+                formatter.write_str("NOT ")?;
+                part.nested(formatter)
+            }
             Self::Text(clause) => match clause.words.as_slice() {
                 [word] => write!(formatter, "{word}"),
                 words => {

@@ -114,14 +114,15 @@ impl ObjectReader {
         let mut bytes = Vec::with_capacity(object.len() + self.annotation.len() + self.kind.len() + 64);
         let object_start = object.find('{').map_or(0, |brace| brace + 1);
         bytes.push(b'{');
-        if head.api_version.is_none() {
-            bytes.extend_from_slice(b"\"apiVersion\":");
-            bytes.extend_from_slice(self.api_version.as_bytes());
-            bytes.push(b',');
-        }
+        // In this order watches have them, so that an object has the same bytes wherever it comes from.
         if head.kind.is_none() {
             bytes.extend_from_slice(b"\"kind\":");
             bytes.extend_from_slice(self.kind.as_bytes());
+            bytes.push(b',');
+        }
+        if head.api_version.is_none() {
+            bytes.extend_from_slice(b"\"apiVersion\":");
+            bytes.extend_from_slice(self.api_version.as_bytes());
             bytes.push(b',');
         }
         match annotations {

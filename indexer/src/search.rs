@@ -17,6 +17,7 @@ pub mod owners;
 pub mod watch;
 
 use std::collections::{BTreeSet, BinaryHeap};
+use std::sync::Arc;
 use std::time::Instant;
 
 use roaring::RoaringBitmap;
@@ -26,10 +27,13 @@ use crate::cache::Cache;
 use crate::codec::Decoder;
 use crate::entry::Entry;
 use crate::index::{Index, IndexError, Matcher, Selection};
+use crate::query::Field;
+use crate::query::document::{Document, Facts};
 use crate::query::evaluate::Evaluator;
 use crate::resource::{ApiResource, ClusterName};
 use crate::version::MergedVersion;
 use candidates::{Candidate, Candidates};
+use facets::{Facets, FacetsError};
 use lookup::{Known, Lookup};
 use order::{By, Order, Ranked, SortKey};
 
@@ -78,6 +82,37 @@ impl Hit {
     pub fn is_secret(&self) -> bool {
         self.served.gvr.group.is_empty() && *self.served.kind == *"Secret"
     }
+
+    /// Cluster, group, resource, namespace and name.
+    pub(crate) fn identity(&self) -> (ClusterName, Arc<str>, Arc<str>, String, String) {
+        let gvr = &self.served.gvr;
+        let (namespace, name) = (self.entry.namespace().to_owned(), self.entry.name().to_owned());
+        (self.cluster.clone(), Arc::clone(&gvr.group), Arc::clone(&gvr.resource), namespace, name)
+    }
+
+    /// Where it stands in an order.
+    pub(crate) fn key(&self, scope: &Scope, order: &Order) -> SortKey {
+        let document = if order.needs_document() { self.document() } else { None };
+        order.key_of(&scope.evaluator, &self.facts(), document.as_ref())
+    }
+
+    /// What is known of it unopened.
+    pub(crate) fn facts(&self) -> Facts<'_> {
+        Facts {
+            cluster: &self.cluster,
+            served: &self.served,
+            namespace: self.entry.namespace(),
+            name: self.entry.name(),
+            labels: self.entry.labels(),
+        }
+    }
+
+    /// The object, opened. None if it can't be: it was JSON when it came in, so that does not happen.
+    pub(crate) fn document(&self) -> Option<Document> {
+        let mut object = Vec::new();
+        self.decoder.append(self.entry.frame(), &mut object).ok()?;
+        Document::read(&object)
+    }
 }
 
 /// One page.
@@ -93,6 +128,55 @@ pub struct Page {
     pub version: MergedVersion,
     /// Whether the deadline came first, so that some objects were not looked at.
     pub is_partial: bool,
+}
+
+/// What questions are asked of: the cache with its index, or backends.
+pub trait Answers: Send + Sync {
+    /// Whether the work is done elsewhere, so that asking costs little but time.
+    fn waits(&self) -> bool {
+        false
+    }
+
+    /// One page of objects.
+    ///
+    /// # Errors
+    /// If there is nobody to ask.
+    fn page(&self, question: &Question) -> Result<Page, Unavailable>;
+
+    /// Counts by fields; of each field at most `size` values are shown.
+    ///
+    /// # Errors
+    /// If there is nobody to ask, or a field has too many different values.
+    fn facets(&self, scope: &Scope, by: &[Field], size: usize) -> Result<Facets, FacetsError>;
+}
+
+/// A backend that should answer does not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the backend {backend} gives no answer: {error}")]
+pub struct Unavailable {
+    /// Its nodes.
+    pub backend: String,
+    /// Why.
+    pub error: String,
+}
+
+/// Answers from the cache, with what the index knows of it.
+#[derive(Debug, Clone)]
+pub struct Cached {
+    /// The objects.
+    pub cache: Arc<Cache>,
+    /// What is known of them.
+    pub index: Arc<Index>,
+}
+
+impl Answers for Cached {
+    fn page(&self, question: &Question) -> Result<Page, Unavailable> {
+        Ok(answer(&self.cache, &self.index, question))
+    }
+
+    fn facets(&self, scope: &Scope, by: &[Field], size: usize) -> Result<Facets, FacetsError> {
+        Ok(facets::count(&self.cache, &self.index, scope, by, size)?)
+    }
 }
 
 /// Where a hit stands.
@@ -117,6 +201,11 @@ pub fn answer(cache: &Cache, index: &Index, question: &Question) -> Page {
 }
 
 impl Page {
+    /// Where there is nothing.
+    pub(crate) fn empty() -> Self {
+        Self { hits: Vec::new(), next: None, remaining: 0, version: MergedVersion::default(), is_partial: false }
+    }
+
     fn nothing(candidates: &Candidates) -> Self {
         Self { hits: Vec::new(), next: None, remaining: 0, version: candidates.version.clone(), is_partial: true }
     }

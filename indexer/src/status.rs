@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, Part, Snapshot};
 use crate::member::MemberHealth;
@@ -16,7 +16,7 @@ use crate::supervise::Overview;
 use crate::view::Query;
 
 /// How well one (cluster, resource) is followed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SyncStatus {
     /// The cluster.
@@ -39,6 +39,14 @@ pub struct SyncStatus {
     /// What is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+impl SyncStatus {
+    /// Whether both are about the same resource of the same cluster.
+    pub(crate) fn is_about_same(&self, other: &Self) -> bool {
+        (&self.cluster, &self.group, &self.version, &self.resource)
+            == (&other.cluster, &other.group, &other.version, &other.resource)
+    }
 }
 
 /// A cluster whose part of an answer is not as it should be.
@@ -160,7 +168,10 @@ fn out_of_touch_since(overview: &Overview, cluster: &ClusterName, part: &Part) -
         MemberHealth::NotReady { since, .. } => Some(*since),
         MemberHealth::Ready => None,
     });
-    by_source.or_else(|| part.sync.failure.as_ref().map(|failure| part.sync.last_seen.unwrap_or(failure.since)))
+    let by_failure = || part.sync.failure.as_ref().map(|failure| part.sync.last_seen.unwrap_or(failure.since));
+    // A watch on which nothing comes looks like one on which nothing happens; the prober knows better.
+    let by_prober = || overview.unreachable.get(cluster).and(part.sync.last_seen);
+    by_source.or_else(by_failure).or_else(by_prober)
 }
 
 /// Whether a plural resource name may belong to a kind that no cluster in reach describes: a plural begins like its kind.
@@ -223,7 +234,7 @@ fn error_of(overview: &Overview, cluster: &ClusterName, part: &Part) -> Option<S
         Some(MemberHealth::NotReady { since, reason }) => {
             Some(format!("the cluster is not ready since {}: {reason}", seconds(*since)))
         }
-        _ => None,
+        _ => overview.unreachable.get(cluster).cloned(),
     }
 }
 

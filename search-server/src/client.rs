@@ -1,8 +1,9 @@
-//! `fleetglass search` and `fleetglass diff`: ask a running server and show the answer, for people on a terminal and for
+//! `fleetglass search`, `diff` and `backend check`: ask a running server and show the answer, for people on a terminal and for
 //! programs behind a pipe.
 //!
 //! The server is reached like any Kubernetes API server, by a kubeconfig: directly, or through the control plane it is part of.
 
+mod backend;
 pub(crate) mod completion;
 mod differences;
 mod explain;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow, bail};
 use indexer::query::{QueryError, parse};
 
-use crate::args::{DiffArgs, Output, SearchArgs};
+use crate::args::{CheckArgs, DiffArgs, Output, ReplayArgs, SearchArgs};
 use pages::{list, name_of, pages};
 use server::{PAGE, Server};
 use tables::{count, facets, table};
@@ -27,20 +28,29 @@ const TROUBLE: u8 = 2;
 
 /// Asks, shows, and says by its exit code whether something was found.
 pub(crate) async fn search(args: SearchArgs) -> ExitCode {
-    let mut output = std::io::stdout();
-    match ask(&args, &mut output).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => in_trouble(&error),
-    }
+    exit_code(ask(&args, &mut std::io::stdout()).await)
 }
 
 /// Compares clusters, and says by its exit code whether they are alike.
 pub(crate) async fn diff(args: DiffArgs) -> ExitCode {
-    let mut output = std::io::stdout();
-    match differences::show(&args, &mut output).await {
-        Ok(true) => ExitCode::FAILURE,
-        Ok(false) => ExitCode::SUCCESS,
+    exit_code(differences::show(&args, &mut std::io::stdout()).await.map(|differ| !differ))
+}
+
+/// Looks a backend over, and says by its exit code whether something is wrong with it.
+pub(crate) async fn check_backend(args: CheckArgs) -> ExitCode {
+    exit_code(backend::check_backend(&args, &mut std::io::stdout()).await)
+}
+
+/// Sends refused documents once more, and says by its exit code whether all were taken.
+pub(crate) async fn replay(args: ReplayArgs) -> ExitCode {
+    exit_code(backend::replay(&args, &mut std::io::stdout()).await)
+}
+
+/// Success if it came to what was hoped for.
+fn exit_code(outcome: anyhow::Result<bool>) -> ExitCode {
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => in_trouble(&error),
     }
 }

@@ -1,12 +1,15 @@
 //! The `Ready` condition of each ResourceRegistry: yes, or why not, with the clusters and kinds that lag.
 //!
-//! In: the supervisor's overview and the cache. Out: status writes through the registry store, only when something changed.
+//! In: the supervisor's overview, the cache and the backends. Out: status writes through the registry store, only when something changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use apiservice::registry::{ReadyCondition, RegistryStore};
+use apiservice::types::ResourceRegistry;
+use indexer::backend::reports::Reports;
+use indexer::backend::{BackendState, Backends};
 use indexer::cache::Cache;
 use indexer::plan::UnservedReason;
 use indexer::status::{SyncStatus, sync_statuses};
@@ -28,45 +31,102 @@ mod reason {
     pub(super) const KIND_NOT_SERVED: &str = "KindNotServed";
     pub(super) const NO_CLUSTER: &str = "NoClusterSelected";
     pub(super) const NO_RESOURCE: &str = "NoResourceSelected";
+    pub(super) const BACKEND_REFUSED: &str = "BackendRefused";
+    pub(super) const BACKEND_FAILING: &str = "BackendFailing";
+    pub(super) const BACKEND_FILLING: &str = "BackendFilling";
+    pub(super) const NO_BACKEND: &str = "NoBackend";
+}
+
+/// What conditions are made of.
+pub(crate) struct Facts {
+    pub(crate) backends: Arc<Backends>,
+    pub(crate) looked_at: LookedAt,
+}
+
+/// Who tells how well clusters are followed.
+pub(crate) enum LookedAt {
+    /// This server follows all of them.
+    Followed { cache: Arc<Cache>, overview: watch::Receiver<Arc<Overview>> },
+    /// Several servers follow some of them each, and report to backends.
+    Reported { reports: watch::Receiver<Arc<Reports>>, followed: watch::Receiver<Arc<Overview>> },
+}
+
+impl LookedAt {
+    /// The facts of this moment; none if they are not known, or somebody else is to write them.
+    fn look(&self) -> Option<Looked> {
+        match self {
+            Self::Followed { cache, overview } => {
+                let overview = overview.borrow().clone();
+                overview.loaded.then(|| Looked {
+                    statuses: sync_statuses(&overview, cache),
+                    overview,
+                    needs_backend: false,
+                })
+            }
+            Self::Reported { reports, followed } => {
+                // Whoever has the first shard writes for all.
+                let is_ours = {
+                    let followed = followed.borrow();
+                    followed.loaded && followed.members.shards.held.contains(&0)
+                };
+                let reports = reports.borrow().clone();
+                (is_ours && reports.is_loaded && reports.problem.is_none()).then(|| Looked {
+                    statuses: reports.statuses(),
+                    overview: Arc::new(reports.overview()),
+                    needs_backend: true,
+                })
+            }
+        }
+    }
 }
 
 /// Writes conditions until cancelled.
-pub(crate) async fn report(
-    store: RegistryStore,
-    cache: Arc<Cache>,
-    overview: watch::Receiver<Arc<Overview>>,
-    cancelled: CancellationToken,
-) {
+pub(crate) async fn report(store: RegistryStore, facts: Facts, cancelled: CancellationToken) {
     let mut written: BTreeMap<String, (i64, ReadyCondition)> = BTreeMap::new();
     loop {
         tokio::select! {
             () = cancelled.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }
-        let present = overview.borrow().clone();
-        if present.loaded {
-            write(&store, &present, &sync_statuses(&present, &cache), &mut written).await;
+        if let Some(looked) = facts.looked_at.look() {
+            write(&store, &looked, &facts.backends, &mut written).await;
+        } else {
+            // Whoever writes meanwhile may write something else.
+            written.clear();
         }
     }
 }
 
+/// The facts of one moment.
+struct Looked {
+    overview: Arc<Overview>,
+    statuses: Vec<SyncStatus>,
+    /// Whether only what backends have can be read.
+    needs_backend: bool,
+}
+
 async fn write(
     store: &RegistryStore,
-    overview: &Overview,
-    statuses: &[SyncStatus],
+    Looked { overview, statuses, needs_backend }: &Looked,
+    backends: &Backends,
     written: &mut BTreeMap<String, (i64, ReadyCondition)>,
 ) {
     let registries = store.subscribe().borrow().clone();
-    let names: BTreeSet<&str> = registries.registries.iter().map(apiservice::types::ResourceRegistry::name).collect();
+    let names: BTreeSet<&str> = registries.registries.iter().map(ResourceRegistry::name).collect();
     written.retain(|name, _| names.contains(name.as_str()));
     for registry in &registries.registries {
+        let is_readable = !needs_backend || has_backend(registry);
         // The plan lags the store by moments; a condition is only about a spec that has been planned.
-        let Some(selected) = overview.plan.selected.get(registry.name()) else { continue };
+        let selected = overview.plan.selected.get(registry.name());
+        let Some(selected) = selected.map(BTreeSet::len).or_else(|| (!is_readable).then_some(0)) else { continue };
         let own: Vec<&SyncStatus> =
             statuses.iter().filter(|status| status.registries.contains(registry.name())).collect();
-        let mut condition = condition(overview, registry.name(), selected.len(), &own);
-        if registry.spec.backend_store.is_some() {
-            condition.message.push_str("; spec.backendStore has no effect yet: objects are cached and sent nowhere");
+        let mut condition = match is_readable {
+            true => condition(overview, registry.name(), selected, &own),
+            false => no_backend(),
+        };
+        if has_backend(registry) {
+            condition = with_backend(condition, backends, registry.name());
         }
         let wanted = (registry.generation(), condition);
         if written.get(registry.name()) == Some(&wanted) {
@@ -75,6 +135,54 @@ async fn write(
         match store.set_ready(registry.name(), wanted.0, &wanted.1).await {
             Ok(()) => drop(written.insert(registry.name().to_owned(), wanted)),
             Err(error) => warn!(registry = registry.name(), %error, "the registry's status cannot be written"),
+        }
+    }
+}
+
+fn has_backend(registry: &ResourceRegistry) -> bool {
+    registry.spec.backend_store.as_ref().is_some_and(|store| store.open_search.is_some())
+}
+
+/// Servers that hold nothing show nothing of it.
+fn no_backend() -> ReadyCondition {
+    ReadyCondition {
+        ready: false,
+        reason: reason::NO_BACKEND.to_owned(),
+        message: "servers answer from backends here, and spec.backendStore names none".to_owned(),
+    }
+}
+
+/// A registry is ready only if its backend has what the cache has.
+fn with_backend(synced: ReadyCondition, backends: &Backends, registry: &str) -> ReadyCondition {
+    let not_ready = |reason: &str, message: String| ReadyCondition { ready: false, reason: reason.to_owned(), message };
+    let backend = backends.of_registry(registry);
+    // What somebody has to mend comes before what mends itself.
+    if let Some(problem) = backend.as_ref().and_then(|backend| backend.problem.clone()) {
+        return not_ready(reason::BACKEND_REFUSED, problem);
+    }
+    if !synced.ready {
+        return synced;
+    }
+    let Some(backend) = backend else {
+        return not_ready(reason::BACKEND_FILLING, "the backend has not been asked yet".to_owned());
+    };
+    match backend.health.state() {
+        BackendState::Connecting => {
+            not_ready(reason::BACKEND_FILLING, format!("{} has not answered yet", backend.name))
+        }
+        BackendState::Filling { .. } => {
+            // No figures: a condition is written whenever it changes.
+            not_ready(
+                reason::BACKEND_FILLING,
+                format!("{} is being compared with what the clusters have", backend.name),
+            )
+        }
+        BackendState::Failing { error, .. } => not_ready(reason::BACKEND_FAILING, error),
+        BackendState::Following => {
+            // Which ones changes too often for a condition.
+            let has_refused = !backend.health.rejections().is_empty();
+            let told = if has_refused { "; it refuses some of them, see search/status" } else { "" };
+            ReadyCondition { message: format!("{}, written to {}{told}", synced.message, backend.name), ..synced }
         }
     }
 }

@@ -63,6 +63,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         listener,
         identity,
         storage: Arc::clone(&storage),
+        control_plane: None,
         members: snapshot::start(clusters.clone(), stop.clone())?,
         member_limits: ConnectionLimits { qps: 0.0, burst: 0, streamed_lists: true },
         settings: Settings { index: Some(crate::settings::index_in(folder.join("index"))), ..Settings::default() },
@@ -131,6 +132,8 @@ async fn wait_until_ready(storage: &Arc<dyn Storage>, stop: &CancellationToken) 
 
 fn introduce(kubeconfig: &Path, clusters: &Path, port: u16) -> Result<()> {
     let kubeconfig = kubeconfig.display();
+    let program = std::env::current_exe().unwrap_or_else(|_| "fleetglass".into());
+    let program = program.display();
     let cache = format!("{}/search/cache", apiservice::GROUP_VERSION_PATH);
     let mut output = std::io::stdout().lock();
     writeln!(
@@ -138,7 +141,8 @@ fn introduce(kubeconfig: &Path, clusters: &Path, port: u16) -> Result<()> {
         "Fleetglass shows two clusters, pegasus and pegasus-2. Try, in another terminal:\n\n\
          kubectl --kubeconfig {kubeconfig} get resourceregistries\n\
          kubectl --kubeconfig {kubeconfig} get --raw {cache}/apis/apps/v1/deployments\n\
-         kubectl --kubeconfig {kubeconfig} --server https://127.0.0.1:{port}{cache} get deployments -A\n\n\
+         kubectl --kubeconfig {kubeconfig} --server https://127.0.0.1:{port}{cache} get deployments -A\n\
+         {program} search --kubeconfig {kubeconfig} 'image:*nginx*'\n\n\
          Their manifests are in {}: edit them and look again. Ctrl-C ends the demo.",
         clusters.display()
     )?;

@@ -11,6 +11,7 @@ pub mod args;
 mod client;
 pub mod columns;
 mod conditions;
+mod dashboards;
 mod demo;
 mod identity;
 mod kubeconfig;

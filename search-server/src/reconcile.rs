@@ -7,7 +7,7 @@ use std::sync::Arc;
 use apiservice::registry::RegistrySnapshot;
 use apiservice::types::{self, ResourceRegistry};
 use indexer::affinity::{ClusterAffinity, LocationCondition, LocationField};
-use indexer::plan::{Registry, ResourceSelector};
+use indexer::plan::{BackendReference, Registry, ResourceSelector, SecretReference};
 use indexer::supervise::RegistrySet;
 use kube::core::Selector;
 use tokio::sync::watch;
@@ -44,7 +44,21 @@ fn registry(stored: &ResourceRegistry) -> Registry {
         .collect();
     selectors.sort();
     selectors.dedup();
-    Registry { name: stored.name().to_owned(), clusters: affinity(&stored.spec.target_cluster), selectors }
+    Registry {
+        name: stored.name().to_owned(),
+        clusters: affinity(&stored.spec.target_cluster),
+        selectors,
+        backend: stored.spec.backend_store.as_ref().and_then(|store| store.open_search.as_ref()).map(backend),
+    }
+}
+
+fn backend(config: &types::OpenSearchConfig) -> BackendReference {
+    // An empty reference is what a form without a Secret leaves behind.
+    let secret = config.secret_ref.as_ref().filter(|secret| !secret.name.is_empty());
+    BackendReference {
+        addresses: config.addresses.clone(),
+        secret: secret.map(|secret| SecretReference { namespace: secret.namespace.clone(), name: secret.name.clone() }),
+    }
 }
 
 fn affinity(target: &types::ClusterAffinity) -> ClusterAffinity {

@@ -1,6 +1,7 @@
 //! Wiring and shutdown: the only place where the parts meet.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,10 +13,15 @@ use apiservice::metrics::Metrics;
 use apiservice::registry::{RegistryApi, RegistryStore};
 use apiservice::router::RouterParts;
 use apiservice::storage::Storage;
+use indexer::backend::{self, Backends, BackendsSettings, Readers, ReadersInputs, reports, secrets};
 use indexer::cache::Cache;
 use indexer::connection::ConnectionLimits;
+use indexer::disk::{self, Disk, Restored};
 use indexer::index::{self, Index, IndexSettings};
+use indexer::shard::Shards;
+use indexer::shard::election::{self, Candidate};
 use indexer::source::MemberSet;
+use indexer::source::sharded::sharded;
 use indexer::supervise::{Overview, RegistrySet, Supervisor};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -23,15 +29,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::args::{self, Cli, Command, ServeArgs};
+use crate::args::{self, BackendCommand, Cli, Command, ServeArgs};
 use crate::identity::{self, Identity};
 use crate::kubeconfig::RequestRate;
 use crate::observe::checks::Watched;
 use crate::observe::metrics::Lookups;
 use crate::observe::traces::Traces;
-use crate::routes::{SearchState, Turns};
-use crate::settings::{Settings, Stopping};
-use crate::{client, conditions, demo, kubeconfig, logging, members, observe, reconcile, routes, settings};
+use crate::routes::{BackendSource, SearchState, Source, Turns};
+use crate::settings::{Settings, Stopping, Store};
+use crate::{client, conditions, dashboards, demo, kubeconfig, logging, members, observe, reconcile, routes, settings};
 
 /// Carries out a command line; failures are told in one line.
 pub fn run(cli: Cli) -> ExitCode {
@@ -43,6 +49,9 @@ pub fn run(cli: Cli) -> ExitCode {
         }
         Command::Search(args) => return asking(client::search(args)),
         Command::Diff(args) => return asking(client::diff(args)),
+        Command::Backend(BackendCommand::Check(args)) => return asking(client::check_backend(args)),
+        Command::Backend(BackendCommand::Replay(args)) => return asking(client::replay(args)),
+        Command::Dashboards(args) => in_runtime(dashboards::run(args)),
         Command::Version => writeln!(std::io::stdout(), "{}", args::version_text()).map_err(Into::into),
         Command::Completion { shell } => args::write_completion(shell, &mut std::io::stdout()).map_err(Into::into),
         Command::Man { command } => args::write_manual(command.as_deref(), &mut std::io::stdout()).map_err(Into::into),
@@ -129,13 +138,26 @@ async fn logged(args: ServeArgs) -> Result<()> {
     outcome
 }
 
+/// Each member takes connections, and many systems let a process open 1,024 files unless it asks for more.
+fn allow_many_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit })
+    {
+        warn!(%error, "the number of files that may be open could not be raised");
+    }
+}
+
 async fn serve(args: ServeArgs) -> Result<()> {
+    allow_many_files();
     for flag in args.ignored_flags_given() {
         warn!(flag = flag.name, reason = flag.reason, "this flag does nothing here");
     }
     for gate in args.features.gates_without_meaning() {
         info!(gate, "this feature gate does nothing here");
     }
+    settings::check(&args)?;
     let lifetime = Lifetime::start()?;
     let closing = &lifetime.closing;
     if args.insight.enable_pprof {
@@ -168,6 +190,7 @@ async fn serve(args: ServeArgs) -> Result<()> {
         listener,
         identity,
         storage: settings::storage(&args, closing)?,
+        control_plane,
         members,
         member_limits: settings::member_limits(&args),
         settings: Settings::of(&args),
@@ -185,6 +208,8 @@ pub(crate) struct Server {
     pub(crate) listener: TcpListener,
     pub(crate) identity: Identity,
     pub(crate) storage: Arc<dyn Storage>,
+    /// Where backends' Secrets are; none without a control plane.
+    pub(crate) control_plane: Option<kube::Client>,
     pub(crate) members: watch::Receiver<Arc<MemberSet>>,
     pub(crate) member_limits: ConnectionLimits,
     pub(crate) settings: Settings,
@@ -197,20 +222,32 @@ impl Server {
     /// If the API cannot be served at all.
     pub(crate) async fn run(self, lifetime: Lifetime) -> Result<()> {
         let Lifetime { stop, closing } = lifetime;
-        let Self { listener, identity, storage, members, member_limits, settings } = self;
+        let Self { listener, identity, storage, control_plane, members, member_limits, settings } = self;
         let address = listener.local_addr()?;
         let metrics = Arc::new(Metrics::new());
-        let following = Following::start(Arc::clone(&storage), members, member_limits, settings.index, &closing);
+        let kept = KeptCache::open(settings.disk).await?;
+        let wishes =
+            Wishes { limits: member_limits, index: settings.index, backends: settings.backends, store: settings.store };
+        let following = Following::start(kept, Arc::clone(&storage), control_plane, members, wishes, &closing);
         let audit = settings.audit.map(|audit| Audit::start(audit, &metrics)).transpose()?;
         let lookups = Lookups::default();
         metrics.register(|registry| {
-            let (cache, index) = (Arc::clone(&following.cache), Arc::clone(&following.index));
-            observe::metrics::register(registry, cache, index, following.overview.clone(), &lookups);
+            let followed = observe::metrics::Sources {
+                cache: Arc::clone(&following.cache),
+                disk: Arc::clone(&following.disk),
+                index: Arc::clone(&following.index),
+                backends: Arc::clone(&following.backends),
+                overview: following.overview.clone(),
+            };
+            observe::metrics::register(registry, followed, &lookups);
         });
         let search = SearchState {
             cache: following.cache,
+            disk: following.disk,
             index: following.index,
-            overview: following.overview,
+            backends: following.backends,
+            overview: following.shown,
+            source: following.source,
             shortest_watch: settings.shortest_watch,
             stopping: closing.clone(),
             lookups,
@@ -262,39 +299,151 @@ async fn close_in_order(
     closing.cancel();
 }
 
-/// What runs beside the requests: registries to plan, plan to watches, watches to cache, and back to the conditions.
+/// The cache as it was before the start, and what keeps it on disk.
+struct KeptCache {
+    cache: Arc<Cache>,
+    disk: Arc<Disk>,
+    opened: Option<disk::Opened>,
+    restored: Restored,
+}
+
+impl KeptCache {
+    async fn open(folder: Option<PathBuf>) -> Result<Self> {
+        let (cache, disk) = (Arc::new(Cache::default()), Arc::new(Disk::default()));
+        let Some(folder) = folder else {
+            return Ok(Self { cache, disk, opened: None, restored: Restored::default() });
+        };
+        let opening = move || {
+            let (opened, restored) = disk::open(folder, &cache, &disk);
+            Self { cache, disk, opened: Some(opened), restored }
+        };
+        Ok(tokio::task::spawn_blocking(opening).await?)
+    }
+}
+
+/// How what runs beside the requests is wanted.
+struct Wishes {
+    limits: ConnectionLimits,
+    index: Option<IndexSettings>,
+    backends: BackendsSettings,
+    store: Store,
+}
+
+/// What runs beside the requests: registries to plan, plan to watches, watches to cache, cache to index and backends, and back to
+/// the conditions.
 struct Following {
     cache: Arc<Cache>,
+    disk: Arc<Disk>,
     index: Arc<Index>,
+    backends: Arc<Backends>,
+    /// What is followed here.
     overview: watch::Receiver<Arc<Overview>>,
+    /// What is followed here or elsewhere, as answers tell of it.
+    shown: watch::Receiver<Arc<Overview>>,
+    /// Where answers come from.
+    source: Source,
     watched: Watched,
     tasks: TaskTracker,
 }
 
 impl Following {
     fn start(
+        kept: KeptCache,
         storage: Arc<dyn Storage>,
+        control_plane: Option<kube::Client>,
         members: watch::Receiver<Arc<MemberSet>>,
-        limits: ConnectionLimits,
-        index_settings: Option<IndexSettings>,
+        wishes: Wishes,
         closing: &CancellationToken,
     ) -> Self {
-        let cache = Arc::new(Cache::default());
+        let KeptCache { cache, disk, opened, restored } = kept;
         let store = RegistryStore::start(Arc::clone(&storage), closing.clone());
         let (registry_sets, registries) = watch::channel(Arc::<RegistrySet>::default());
-        let (supervisor, overview) = Supervisor::new(Arc::clone(&cache), limits, members, registries);
         let tasks = TaskTracker::new();
-        let supervisor = tasks.spawn(supervisor.run(closing.clone())).abort_handle();
         tasks.spawn(
             closing.clone().run_until_cancelled_owned(reconcile::follow_registries(store.subscribe(), registry_sets)),
         );
+        let members = match &wishes.store {
+            Store::Cache { .. } => members,
+            Store::Backends { candidate } => {
+                shared(candidate.clone(), control_plane.as_ref(), members, &tasks, closing)
+            }
+        };
+        let (supervisor, overview) = Supervisor::new(Arc::clone(&cache), wishes.limits, members, registries.clone());
+        let supervisor = tasks.spawn(supervisor.going_on_from(restored).run(closing.clone())).abort_handle();
+        if let Some(opened) = opened {
+            tasks.spawn(disk::follow(opened, Arc::clone(&cache), Arc::clone(&disk), closing.clone()));
+        }
         let index = Arc::new(Index::default());
-        if let Some(settings) = index_settings {
+        if let Some(settings) = wishes.index {
             tasks.spawn(index::follow(Arc::clone(&cache), Arc::clone(&index), settings, closing.clone()));
         }
-        let report = conditions::report(store.clone(), Arc::clone(&cache), overview.clone(), closing.clone());
-        let reporter = tasks.spawn(report).abort_handle();
+        let secrets = secrets::follow(control_plane, registries.clone(), closing.clone());
+        let reading = ReadersInputs {
+            registries: registries.clone(),
+            secrets: secrets.clone(),
+            prefix: wishes.backends.prefix.clone(),
+            may_be_plain: wishes.backends.may_be_plain,
+        };
+        let backends = Arc::new(Backends::default());
+        let inputs = backend::Inputs { cache: Arc::clone(&cache), overview: overview.clone(), secrets, registries };
+        if !matches!(wishes.store, Store::Backends { candidate: None }) {
+            tasks.spawn(backend::follow(inputs, Arc::clone(&backends), wishes.backends, closing.clone()));
+        }
+        let source = match &wishes.store {
+            Store::Cache { asks_backends: false } => Source::Cache { backends: None },
+            Store::Cache { asks_backends: true } => Source::Cache { backends: Some(readers(reading, &tasks, closing)) },
+            Store::Backends { .. } => {
+                Source::Backends(with_reports(readers(reading, &tasks, closing), &tasks, closing))
+            }
+        };
+        let shown = match &source {
+            Source::Cache { .. } => overview.clone(),
+            Source::Backends(source) => source.overview(closing),
+        };
+        let looked_at = match &source {
+            Source::Backends(source) => {
+                conditions::LookedAt::Reported { reports: source.reports.clone(), followed: overview.clone() }
+            }
+            Source::Cache { .. } => {
+                conditions::LookedAt::Followed { cache: Arc::clone(&cache), overview: overview.clone() }
+            }
+        };
+        let facts = conditions::Facts { backends: Arc::clone(&backends), looked_at };
+        let reporter = tasks.spawn(conditions::report(store.clone(), facts, closing.clone())).abort_handle();
         tasks.close();
-        Self { cache, index, overview, watched: Watched { storage, registries: store, supervisor, reporter }, tasks }
+        let watched = Watched { storage, registries: store, supervisor, reporter };
+        Self { cache, disk, index, backends, overview, shown, source, watched, tasks }
     }
+}
+
+/// The members whose shards this server gets, if it takes part.
+fn shared(
+    candidate: Option<Candidate>,
+    control_plane: Option<&kube::Client>,
+    members: watch::Receiver<Arc<MemberSet>>,
+    tasks: &TaskTracker,
+    closing: &CancellationToken,
+) -> watch::Receiver<Arc<MemberSet>> {
+    let (held, shards) = watch::channel(Shards::none(candidate.as_ref().map_or(1, |candidate| candidate.shards)));
+    match (candidate, control_plane) {
+        (Some(candidate), Some(client)) => {
+            info!(server = candidate.name, shards = candidate.shards, "sharing clusters with other servers");
+            tasks.spawn(election::take_part(candidate, client.clone(), held, closing.clone()));
+        }
+        // None is ours, for as long as somebody listens.
+        _ => drop(tokio::spawn(async move { held.closed().await })),
+    }
+    sharded(members, shards)
+}
+
+fn readers(inputs: ReadersInputs, tasks: &TaskTracker, closing: &CancellationToken) -> watch::Receiver<Readers> {
+    let (sender, receiver) = watch::channel(Readers::default());
+    tasks.spawn(inputs.follow(sender, closing.clone()));
+    receiver
+}
+
+fn with_reports(readers: watch::Receiver<Readers>, tasks: &TaskTracker, closing: &CancellationToken) -> BackendSource {
+    let (sender, reports) = watch::channel(Arc::default());
+    tasks.spawn(reports::follow(readers.clone(), sender, closing.clone()));
+    BackendSource { readers, reports }
 }

@@ -13,12 +13,14 @@ use apiservice::storage::embedded::EmbeddedStorage;
 use apiservice::storage::encryption::{EncryptedStorage, Encryption};
 use apiservice::storage::etcd::{EtcdConfig, EtcdStorage};
 use apiservice::tls::{MinVersion, TlsPolicy};
+use indexer::backend::BackendsSettings;
 use indexer::connection::ConnectionLimits;
 use indexer::index::IndexSettings;
+use indexer::shard::election::Candidate;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::args::{Audit, AuditLogFormat, AuditLogMode, MinTlsVersion, ServeArgs};
+use crate::args::{self, Audit, AuditLogFormat, AuditLogMode, MinTlsVersion, ServeArgs};
 use crate::observe::checks::StoreTimeouts;
 
 /// How often the file with the encryption keys is looked at.
@@ -40,10 +42,25 @@ pub(crate) struct Settings {
     pub(crate) store_timeouts: StoreTimeouts,
     pub(crate) audit: Option<AuditSettings>,
     pub(crate) is_traced: bool,
+    /// Where the cache is kept on disk; none if it is not to be.
+    pub(crate) disk: Option<PathBuf>,
     /// The index that queries are answered from; none if there is to be none.
     pub(crate) index: Option<IndexSettings>,
+    /// How registries' backends are written to.
+    pub(crate) backends: BackendsSettings,
+    /// Where answers come from.
+    pub(crate) store: Store,
     /// Watches last this long at least, up to twice as long, unless the caller says otherwise.
     pub(crate) shortest_watch: Duration,
+}
+
+/// Where answers come from.
+#[derive(Debug, Clone)]
+pub(crate) enum Store {
+    /// A cache of all clusters; queries from OpenSearch where that has everything, if so.
+    Cache { asks_backends: bool },
+    /// Backends, and nothing is held here but what is written there: the shards of clusters that this server gets.
+    Backends { candidate: Option<Candidate> },
 }
 
 /// How the server ends.
@@ -66,7 +83,15 @@ impl Default for Settings {
             store_timeouts: StoreTimeouts::default(),
             audit: None,
             is_traced: false,
+            disk: None,
             index: None,
+            backends: BackendsSettings {
+                prefix: "fleetglass".to_owned(),
+                may_be_plain: false,
+                in_original_layout: false,
+                dead_letters: None,
+            },
+            store: Store::Cache { asks_backends: false },
             shortest_watch: Duration::from_secs(1800),
         }
     }
@@ -99,7 +124,10 @@ impl Settings {
             },
             audit: audit(&args.audit),
             is_traced: args.insight.otlp_endpoint.is_some(),
+            disk: disk(args),
             index: index(args),
+            backends: backends(args),
+            store: store(args),
             shortest_watch: Duration::from_secs(u64::from(args.limits.min_request_timeout)),
         }
     }
@@ -110,9 +138,82 @@ pub(crate) fn index_in(folder: PathBuf) -> IndexSettings {
     IndexSettings { folder: Some(folder), memory: INDEX_MEMORY, disk: None }
 }
 
+fn store(args: &ServeArgs) -> Store {
+    let flags = &args.backends;
+    match flags.store {
+        args::Store::Cache => Store::Cache { asks_backends: flags.search_backend == args::SearchBackend::Opensearch },
+        args::Store::Backend => {
+            let candidate = Candidate {
+                name: candidate_name(),
+                group: flags.opensearch_index_prefix.clone(),
+                namespace: flags.shard_lease_namespace.clone(),
+                shards: flags.shards,
+            };
+            Store::Backends { candidate: Some(candidate).filter(|candidate| candidate.shards > 0) }
+        }
+    }
+}
+
+/// A name that no other server has, and that tells people which one it is.
+fn candidate_name() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_default().to_lowercase();
+    let host: String =
+        host.chars().filter(|character| character.is_ascii_alphanumeric() || *character == '-').collect();
+    let host = Some(host.trim_matches('-')).filter(|host| !host.is_empty()).unwrap_or("server").to_owned();
+    format!("{}-{:08x}", &host[..host.len().min(40)], rand::random::<u32>())
+}
+
+/// What flags say that can't be had together.
+///
+/// # Errors
+/// If they do.
+pub(crate) fn check(args: &ServeArgs) -> Result<()> {
+    let memory = args.search_index.search_index_memory;
+    if memory < SMALLEST_INDEX_MEMORY as u64 || memory > LARGEST_INDEX_MEMORY as u64 {
+        bail!("--search-index-memory: from 16Mi to 2Gi is expected, not {memory} bytes");
+    }
+    let flags = &args.backends;
+    if flags.shards > 0 && flags.store == args::Store::Cache {
+        bail!("--shards needs --store=backend: a server that answers from its cache follows all clusters");
+    }
+    let prefix = &flags.opensearch_index_prefix;
+    let is_name = prefix.len() <= 40
+        && prefix.chars().all(|character| character.is_ascii_alphanumeric() || character == '-')
+        && !prefix.starts_with('-')
+        && !prefix.ends_with('-');
+    if flags.shards > 0 && !is_name {
+        bail!("--opensearch-index-prefix begins the names of Leases with --shards: letters, digits and -, at most 40");
+    }
+    if flags.shards > 0 && !args.members.from_karmada() {
+        bail!("--shards needs a control plane (--kubeconfig): servers share shards by Leases there");
+    }
+    Ok(())
+}
+
+fn backends(args: &ServeArgs) -> BackendsSettings {
+    let flags = &args.backends;
+    let beside = || args.etcd.etcd_servers.is_empty().then(|| args.own.data_dir().join("dead-letters.ndjson"));
+    BackendsSettings {
+        prefix: flags.opensearch_index_prefix.clone(),
+        may_be_plain: flags.opensearch_plaintext_credentials,
+        in_original_layout: flags.opensearch_original_layout,
+        dead_letters: flags.opensearch_dead_letters.clone().or_else(beside),
+    }
+}
+
+fn disk(args: &ServeArgs) -> Option<PathBuf> {
+    let is_elsewhere = args.backends.store == args::Store::Backend;
+    if !args.kept_cache.keep_cache || is_elsewhere {
+        return None;
+    }
+    let beside = || args.etcd.etcd_servers.is_empty().then(|| args.own.data_dir().join("cache"));
+    args.kept_cache.cache_dir.clone().or_else(beside)
+}
+
 fn index(args: &ServeArgs) -> Option<IndexSettings> {
     let flags = &args.search_index;
-    if !flags.search_index || args.features.disable_search {
+    let is_elsewhere = args.backends.store == args::Store::Backend;
+    if !flags.search_index || args.features.disable_search || is_elsewhere {
         return None;
     }
     // What is kept in the data folder outlives the process, and so may the index.
@@ -120,7 +221,7 @@ fn index(args: &ServeArgs) -> Option<IndexSettings> {
     let memory = usize::try_from(flags.search_index_memory).unwrap_or(usize::MAX);
     Some(IndexSettings {
         folder: flags.search_index_dir.clone().or_else(beside),
-        memory: memory.clamp(SMALLEST_INDEX_MEMORY, LARGEST_INDEX_MEMORY),
+        memory,
         disk: Some(flags.search_index_disk).filter(|limit| *limit > 0),
     })
 }
@@ -222,4 +323,25 @@ fn plain_storage(args: &ServeArgs) -> Result<Arc<dyn Storage>> {
         client_certificate: args.etcd.etcd_certfile.clone().zip(args.etcd.etcd_keyfile.clone()),
     };
     Ok(Arc::new(EtcdStorage::open(&config)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    #[rstest]
+    #[case(&["--search-index-memory=1Mi"], "from 16Mi to 2Gi")]
+    #[case(&["--search-index-memory=3Gi"], "from 16Mi to 2Gi")]
+    #[case(&["--shards=2"], "--store=backend")]
+    #[case(&["--shards=2", "--store=backend", "--opensearch-index-prefix=a_b"], "letters, digits and -")]
+    #[case(&["--shards=2", "--store=backend", "--members=snapshot:x"], "control plane")]
+    fn what_cannot_be_had_ends_the_start_with_the_reason(#[case] words: &[&str], #[case] says: &str) {
+        let words = ["fleetglass", "serve"].iter().chain(words);
+        let Command::Serve(serve) = Cli::from_words(words).unwrap().command else { panic!("not serve") };
+        let refusal = check(&serve).unwrap_err().to_string();
+        assert!(refusal.contains(says), "{refusal}");
+    }
 }

@@ -56,7 +56,7 @@ impl Estate {
         let mut server = Server::start("estate", &program()?, arguments, folder.path())?;
         let kubectl = Kubectl::new(&folder.path().join("kubeconfig"));
         let ready = async || kubectl.run(&["get", "--raw", "/readyz"]).await.map(drop);
-        server.until(Duration::from_secs(20), ready).await?;
+        server.until(Duration::from_secs(60), ready).await?;
         kubectl.run(&["apply", "-f", &demo.join("registry.yaml").display().to_string()]).await?;
         let wait = ["wait", "--for=condition=Ready", "resourceregistry/deployment-search", "--timeout=20s"];
         kubectl.run(&wait).await?;

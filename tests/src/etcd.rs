@@ -34,7 +34,7 @@ impl Etcd {
             ensure!(answer.status().is_success(), "etcd answers {}", answer.status());
             Ok(())
         };
-        server.until(Duration::from_secs(30), check).await?;
+        server.until(Duration::from_secs(60), check).await?;
         Ok(Self { url, server })
     }
 
@@ -61,6 +61,16 @@ impl Etcd {
         let answer = self.key_values("range", json!({ "key": encoded(key) })).await?;
         let value = answer["kvs"][0]["value"].as_str().with_context(|| format!("etcd has nothing under {key}"))?;
         Ok(base64::Engine::decode(&base64::engine::general_purpose::STANDARD, value)?)
+    }
+
+    /// Forgets all that was before now, as API servers have it done every few minutes.
+    ///
+    /// # Errors
+    /// If etcd refuses.
+    pub async fn compact(&self) -> Result<()> {
+        let present = self.key_values("range", json!({ "key": encoded("/") })).await?;
+        let revision = present["header"]["revision"].as_str().context("etcd names no revision")?;
+        self.key_values("compaction", json!({ "revision": revision })).await.map(drop)
     }
 
     /// Puts a value under a key, as another program would.

@@ -1,17 +1,17 @@
 //! The program under test, built once and run as users run it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::{Certificate, Client, Identity};
 use serde_json::json;
 
 use crate::api_server::{ApiServer, client};
+use crate::parts::cargo_program;
 use crate::pki::{Authority, Pair};
 use crate::process::{Server, free_port};
 
@@ -25,25 +25,10 @@ const SERVICE: &str = "fleetglass";
 /// If it cannot be built.
 pub fn program() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(|error| anyhow!(error))
-}
-
-fn build() -> Result<PathBuf> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace's folder")?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
-        .current_dir(workspace)
-        .args(["build", "--release", "--package", "search-server", "--bin", "fleetglass"])
-        .args(["--message-format", "json-render-diagnostics"])
-        .stdin(Stdio::null())
-        .output()?;
-    ensure!(output.status.success(), "building fleetglass failed:\n{}", String::from_utf8_lossy(&output.stderr));
-    let messages = String::from_utf8_lossy(&output.stdout);
-    let executable = messages.lines().rev().find_map(|line| {
-        let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        message["executable"].as_str().map(PathBuf::from)
-    });
-    executable.context("cargo did not say where it put fleetglass")
+    BUILT
+        .get_or_init(|| cargo_program("search-server", "fleetglass").map_err(|error| format!("{error:#}")))
+        .clone()
+        .map_err(|error| anyhow!(error))
 }
 
 /// A running Fleetglass.
@@ -117,7 +102,7 @@ impl Fleetglass {
             ensure!(answer.status().is_success(), "readyz answers {}", answer.status());
             Ok(())
         };
-        self.server.until(Duration::from_secs(30), check).await
+        self.server.until(Duration::from_secs(60), check).await
     }
 
     /// Ends it at once (`kill -9`) and starts it again.

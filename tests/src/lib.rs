@@ -3,21 +3,27 @@
 //! - [`parts`] finds or builds the programs; [`process`] runs them.
 //! - [`etcd`], [`api_server`], [`controllers`] and [`fleetglass`] are servers; [`pki`] makes their certificates.
 //! - [`karmada`] is what a Karmada control plane adds; [`workloads`] fills members.
-//! - [`estate`] is Fleetglass over the demo's clusters.
+//! - [`estate`] is Fleetglass over the demo's clusters; [`simulated`] stands for members by the thousand.
 //! - [`stage`] puts it all together: a control plane, members, Fleetglass joined.
 
 pub mod api_server;
 pub mod controllers;
+pub mod crowd;
 pub mod estate;
 pub mod etcd;
 pub mod fleetglass;
+pub mod gate;
 pub mod installers;
 pub mod karmada;
 pub mod kubectl;
+pub mod opensearch;
 pub mod parts;
 pub mod pki;
 pub mod process;
+pub mod simulated;
 pub mod stage;
+pub mod standalone;
+pub mod usage;
 pub mod workloads;
 
 use std::time::{Duration, Instant};

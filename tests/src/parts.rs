@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use indicatif::ProgressBar;
 use parking_lot::Mutex;
 
@@ -109,7 +109,26 @@ pub fn find(part: Part) -> Result<PathBuf> {
     }
 }
 
-fn cache_folder() -> Result<PathBuf> {
+/// A program of this workspace, built with optimisation.
+pub(crate) fn cargo_program(package: &str, program: &str) -> Result<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace's folder")?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(workspace)
+        .args(["build", "--release", "--package", package, "--bin", program])
+        .args(["--message-format", "json-render-diagnostics"])
+        .stdin(Stdio::null())
+        .output()?;
+    ensure!(output.status.success(), "building {program} failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let executable = messages.lines().rev().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        message["executable"].as_str().map(PathBuf::from)
+    });
+    executable.with_context(|| format!("cargo did not say where it put {program}"))
+}
+
+pub(crate) fn cache_folder() -> Result<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     variable("FLEETGLASS_CACHE")
         .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("fleetglass/testbed")))

@@ -171,7 +171,7 @@ fn who_may_not_read_is_told_what_is_missing() -> Result<()> {
         ] });
         let kubectl = stage.kubectl()?;
         kubectl.apply(&grant.to_string()).await?;
-        eventually(Duration::from_secs(15), async || {
+        eventually(Duration::from_secs(60), async || {
             let path = format!("{CACHE}{DEPLOYMENTS}");
             let output = kubectl.try_run(&["--as=reader", "get", "--raw", &path], "").await?;
             ensure!(output.success, "{}", output.stderr);
@@ -257,7 +257,7 @@ fn a_kind_that_exists_in_one_member_only_is_read_with_its_own_columns() -> Resul
             Ok(())
         })
         .await?;
-        eventually(Duration::from_secs(10), async || {
+        eventually(Duration::from_secs(60), async || {
             let path = "jsonpath={.status.conditions[0].status} {.status.conditions[0].message}";
             let ready = kubectl.run(&["get", "resourceregistry", "widgets", "-o", path]).await?;
             ensure!(ready.starts_with("True") && ready.contains("not served by all: example.io/v1 Widget"), "{ready}");

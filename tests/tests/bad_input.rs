@@ -117,7 +117,7 @@ fn members_that_answer_garbage_are_reported_and_contained() -> Result<()> {
         }
         let clusters = ["member1", "html", "null", "bytes", "short"];
         kubectl.apply(&registry("garbage", &clusters, &["v1/Node"]).to_string()).await?;
-        eventually(Duration::from_secs(10), async || {
+        eventually(Duration::from_secs(60), async || {
             let nodes = kubectl.raw(&format!("{CACHE}/api/v1/nodes")).await?;
             ensure!(origins(&nodes) == ["member1/member1-node"], "{nodes}");
             let status = kubectl.raw("/apis/search.karmada.io/v1alpha1/search/status").await?;

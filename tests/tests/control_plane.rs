@@ -108,7 +108,7 @@ fn it_goes_on_following_after_the_control_plane_restarted() -> Result<()> {
         let restarted = stopped.restart().await?;
         karmada.join(&further).await?;
         further.kubectl()?.run(&["create", "deployment", "late", "--image=nginx"]).await?;
-        eventually(Duration::from_secs(30), async || {
+        eventually(Duration::from_secs(60), async || {
             let seen = read().await?;
             ensure!(seen == ["member2/late", "member1/app-000"], "{seen:?}");
             Ok(())

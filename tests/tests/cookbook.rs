@@ -50,7 +50,7 @@ fn the_cookbooks_questions_are_answered_as_the_page_shows() -> Result<()> {
              managedFields:\n  - {{manager: kubectl, operation: Update, apiVersion: v1, time: \"{now}\"}}\ndata: {{fast: \"yes\"}}\n"
         );
         std::fs::write(estate.file("pegasus", "applied-now.yaml"), applied)?;
-        eventually(Duration::from_secs(10), async || {
+        eventually(Duration::from_secs(60), async || {
             ensure!(estate.fleetglass(&["search", "name:checkout-flags"])?.code == Some(0), "not taken up yet");
             Ok(())
         })

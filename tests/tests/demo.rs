@@ -20,7 +20,7 @@ fn every_command_that_the_demo_prints_works_with_stock_kubectl() -> Result<()> {
         let mut server = Server::start("demo", &program()?, arguments, folder.path())?;
         let log = server.log().to_path_buf();
         let commands = server
-            .until(Duration::from_secs(30), async || {
+            .until(Duration::from_secs(60), async || {
                 let text = std::fs::read_to_string(&log)?;
                 let commands: Vec<String> =
                     text.lines().filter(|line| line.starts_with("kubectl ")).map(str::to_owned).collect();
@@ -49,7 +49,7 @@ fn every_command_that_the_demo_prints_works_with_stock_kubectl() -> Result<()> {
 async fn edit(data: &std::path::Path, commands: &[String]) -> Result<()> {
     let added = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: added-by-hand, namespace: nginx}\n";
     std::fs::write(data.join("clusters/pegasus/added.yaml"), added)?;
-    eventually(Duration::from_secs(10), async || {
+    eventually(Duration::from_secs(60), async || {
         let table = shell(commands.last().context("no commands")?).await?;
         ensure!(table.contains("added-by-hand"), "{table}");
         Ok(())

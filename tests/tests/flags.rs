@@ -118,14 +118,14 @@ fn answers_of_reviews_are_kept_as_long_as_flags_say() -> Result<()> {
         assert_eq!(code(NOBODY_TOKEN).await?, 403);
         set_reader(&kubectl, "apply", "nobody").await?;
         // A no that were kept for as long as a yes would stand for an hour.
-        eventually(Duration::from_secs(20), async || {
+        eventually(Duration::from_secs(60), async || {
             ensure!(code(NOBODY_TOKEN).await? == 200, "the no is still kept");
             Ok(())
         })
         .await?;
         set_reader(&kubectl, "delete", "nobody").await?;
         let review = || kubectl.try_run(&["--as=nobody", "auth", "can-i", "get", "search/cache"], "");
-        eventually(Duration::from_secs(20), async || {
+        eventually(Duration::from_secs(60), async || {
             ensure!(!review().await?.success, "the control plane itself still says yes");
             Ok(())
         })
@@ -143,14 +143,14 @@ fn answers_of_reviews_are_kept_as_long_as_flags_say() -> Result<()> {
             ])
             .await?;
         let token = kubectl.run(&["create", "token", "passing"]).await?.trim().to_owned();
-        eventually(Duration::from_secs(20), async || {
+        eventually(Duration::from_secs(60), async || {
             ensure!(code(&token).await? == 200, "not yet bound");
             Ok(())
         })
         .await?;
         kubectl.run(&["delete", "serviceaccount", "passing"]).await?;
         let control_plane = stage.control_plane.client()?;
-        eventually(Duration::from_secs(20), async || {
+        eventually(Duration::from_secs(60), async || {
             let asked = control_plane.get(format!("{}/version", stage.control_plane.url)).bearer_auth(&token);
             ensure!(ask(asked).await?.0 == 401, "the control plane still knows the token");
             Ok(())
@@ -181,7 +181,7 @@ impl SlowWrite {
         let text = registry(name, &[], &["v1/Pod"]).to_string();
         let (first, rest) = text.split_at(20);
         body.send(Ok(first.to_owned())).await?;
-        eventually(Duration::from_secs(10), async || {
+        eventually(Duration::from_secs(60), async || {
             let metrics = fleetglass.client()?.get(format!("{}/metrics", fleetglass.url)).bearer_auth(ADMIN_TOKEN);
             let metrics = metrics.send().await?.text().await?;
             let is_under_way = metrics.contains("apiserver_current_inflight_requests{request_kind=\"mutating\"} 1");
@@ -281,7 +281,7 @@ fn audit_logs_are_rotated_compressed_and_not_kept_for_ever() -> Result<()> {
             ensure!(code == 201, "{code} {answer}");
             written += 1;
         }
-        let kept = eventually(Duration::from_secs(20), async || {
+        let kept = eventually(Duration::from_secs(60), async || {
             let kept = backups(&logs)?;
             let is_compressed = kept.iter().all(|path| path.extension().is_some_and(|extension| extension == "gz"));
             ensure!(kept.len() == 2 && is_compressed, "{kept:?}");

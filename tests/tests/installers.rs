@@ -36,7 +36,7 @@ fn drop_in(folder: &Path) -> Result<PathBuf> {
 }
 
 async fn shows_both_deployments(kubectl: &Kubectl) -> Result<()> {
-    eventually(Duration::from_secs(10), async || {
+    eventually(Duration::from_secs(60), async || {
         let list = kubectl.raw(&format!("{CACHE}/apis/apps/v1/deployments")).await?;
         ensure!(origins(&list) == ["member1/app-000", "member1/app-001"], "{list}");
         Ok(())

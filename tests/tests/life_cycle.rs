@@ -13,8 +13,8 @@ use tests::karmada::{NAMESPACE, registry};
 use tests::kubectl::Kubectl;
 use tests::stage::{Plan, Stage};
 
-/// Within this time every change shows in answers.
-const SOON: Duration = Duration::from_secs(5);
+/// Long before this, every change shows in answers; on a busy machine it may take its time.
+const SOON: Duration = Duration::from_secs(60);
 
 async fn read(kubectl: &Kubectl, path: &str) -> Result<Vec<String>> {
     Ok(origins(&kubectl.raw(&format!("{CACHE}{path}")).await?))
@@ -160,7 +160,7 @@ fn a_member_that_dies_is_shown_as_last_seen_and_catches_up_when_it_is_back() -> 
         shows(&kubectl, path, &["member1/app-000"]).await?;
         let dead = stage.members.pop().context("no member")?.kill();
         let raw = format!("{CACHE}{path}");
-        eventually(Duration::from_secs(10), async || {
+        eventually(Duration::from_secs(60), async || {
             let output = kubectl.try_run(&["get", "--raw", &raw], "").await?;
             ensure!(output.stderr.contains("cluster member1 out of touch since 20"), "{}", output.stderr);
             ensure!(origins(&serde_json::from_str(&output.stdout)?) == ["member1/app-000"]);

@@ -16,7 +16,7 @@ use tests::kubectl::Kubectl;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(60);
 
 async fn shows(kubectl: &Kubectl, path: &str, expected: &[&str]) -> Result<()> {
     eventually(SOON, async || {

@@ -201,7 +201,7 @@ fn after_a_compaction_old_watches_are_told_to_list_again_and_everything_goes_on(
         let text = answer.text().await?;
         ensure!(text.contains("\"code\":410") && text.contains("Expired"), "{text}");
         kubectl.apply(&registry("after", &[], &["v1/ConfigMap"]).to_string()).await?;
-        eventually(Duration::from_secs(5), async || {
+        eventually(Duration::from_secs(60), async || {
             let maps = kubectl.raw(&format!("{}/api/v1/namespaces/team-000/configmaps", shared::CACHE)).await?;
             ensure!(shared::origins(&maps) == ["member1/app-000"], "{maps}");
             Ok(())
@@ -227,7 +227,7 @@ fn an_acknowledged_write_survives_a_kill_at_once_in_etcd() -> Result<()> {
             let name = format!("kept-{round}");
             kubectl.apply(&registry(&name, &["nowhere"], &["v1/Pod"]).to_string()).await?;
             stage.fleetglass.as_mut().context("no fleetglass")?.kill_and_restart().await?;
-            eventually(Duration::from_secs(30), async || json_of(&kubectl, &name).await.map(drop)).await?;
+            eventually(Duration::from_secs(60), async || json_of(&kubectl, &name).await.map(drop)).await?;
         }
         Ok(())
     })
@@ -245,7 +245,7 @@ async fn standalone(folder: &Path, members: &str, port: u16) -> Result<(Server, 
     let mut server = Server::start("standalone", &program()?, arguments, folder)?;
     let kubectl = Kubectl::new(&data.join("kubeconfig"));
     let ready = async || kubectl.run(&["get", "--raw", "/readyz"]).await.map(drop);
-    server.until(Duration::from_secs(20), ready).await?;
+    server.until(Duration::from_secs(60), ready).await?;
     Ok((server, kubectl))
 }
 
@@ -285,10 +285,10 @@ fn members_from_kubeconfig_contexts_need_no_control_plane() -> Result<()> {
         let mut server = Server::start("contexts", &program()?, arguments, folder.path())?;
         let kubectl = Kubectl::new(&folder.path().join("kubeconfig"));
         server
-            .until(Duration::from_secs(20), async || kubectl.run(&["get", "--raw", "/readyz"]).await.map(drop))
+            .until(Duration::from_secs(60), async || kubectl.run(&["get", "--raw", "/readyz"]).await.map(drop))
             .await?;
         kubectl.apply(&registry("pods", &[], &["v1/Pod"]).to_string()).await?;
-        eventually(Duration::from_secs(10), async || {
+        eventually(Duration::from_secs(60), async || {
             let pods = kubectl.raw(&format!("{}/api/v1/pods", shared::CACHE)).await?;
             ensure!(shared::origins(&pods) == ["member1/app-000-00000"], "{pods}");
             Ok(())

@@ -254,7 +254,7 @@ impl Replay {
         let kubectl = self.stage.kubectl()?;
         match file {
             "3-cache" => {
-                eventually(Duration::from_secs(10), async || {
+                eventually(Duration::from_secs(60), async || {
                     let list = kubectl.raw(&format!("{}/apis/apps/v1/deployments", shared::CACHE)).await?;
                     ensure!(shared::origins(&list).len() == 3, "{list}");
                     Ok(())

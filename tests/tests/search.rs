@@ -139,7 +139,7 @@ fn a_mistake_is_answered_with_the_character_and_what_to_write() -> Result<()> {
         }
         let error = estate.ask("facets", &[("q", "a")]).await.unwrap_err().to_string();
         ensure!(error.contains("by: name one to 20 fields"), "{error}");
-        eventually(Duration::from_secs(1), async || found(&estate, "kind:Deployment").await).await?;
+        eventually(Duration::from_secs(60), async || found(&estate, "kind:Deployment").await).await?;
         Ok(())
     })
 }

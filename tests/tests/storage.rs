@@ -70,7 +70,7 @@ fn a_registry_of_the_originals_lives_on_and_can_go_back() -> Result<()> {
         stage.etcd.put(KEY, ORIGINAL).await?;
         let prefix = ["--etcd-prefix=/registry".to_owned()];
         let _fleetglass = Fleetglass::join(&stage.control_plane, &stage.etcd.url, stage.folder(), &prefix).await?;
-        eventually(Duration::from_secs(5), async || {
+        eventually(Duration::from_secs(60), async || {
             let list = kubectl.raw(&format!("{}/apis/apps/v1/deployments", shared::CACHE)).await?;
             ensure!(shared::origins(&list) == ["member1/app-000"], "{list}");
             Ok(())
@@ -102,7 +102,7 @@ fn a_registry_of_the_originals_lives_on_and_can_go_back() -> Result<()> {
         stage.etcd.put(KEY, ORIGINAL).await?;
         kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/deployments", "--timeout=15s"]).await?;
         stage.etcd.key_values("deleterange", json!({ "key": base64(KEY) })).await?;
-        eventually(Duration::from_secs(5), async || {
+        eventually(Duration::from_secs(60), async || {
             let list = kubectl.raw(&format!("{}/apis/apps/v1/deployments", shared::CACHE)).await?;
             ensure!(shared::origins(&list).is_empty(), "{list}");
             Ok(())
@@ -143,13 +143,13 @@ fn of_three_etcd_members_each_may_be_lost_and_come_back() -> Result<()> {
         let mut changes = store.watch(store.list().await?.revision).await?;
         for member in 0..3 {
             let before = format!("before-{member}");
-            eventually(Duration::from_secs(30), async || Ok(store.create(&before, "{}".into()).await?)).await?;
+            eventually(Duration::from_secs(60), async || Ok(store.create(&before, "{}".into()).await?)).await?;
             assert_eq!(next_written(&mut changes).await?, before);
             let flags = etcd.kill(member)?;
             let after = format!("after-{member}");
             // The others may have to choose a new leader first. A write that was lost with its member may have been carried
             // out: then the next try says so.
-            eventually(Duration::from_secs(30), async || match store.create(&after, "{}".into()).await {
+            eventually(Duration::from_secs(60), async || match store.create(&after, "{}".into()).await {
                 Ok(_) | Err(apiservice::storage::StorageError::Exists) => Ok(()),
                 Err(error) => Err(error.into()),
             })
@@ -160,7 +160,7 @@ fn of_three_etcd_members_each_may_be_lost_and_come_back() -> Result<()> {
             assert_eq!(next_written(&mut changes).await?, after, "the watch goes on");
             etcd.restart(member, flags)?;
         }
-        eventually(Duration::from_secs(30), async || {
+        eventually(Duration::from_secs(60), async || {
             let names = store.list().await?.items.into_iter().map(|item| item.name).collect::<Vec<_>>();
             ensure!(names.len() == 6, "{names:?}");
             Ok(())
@@ -207,10 +207,10 @@ fn a_whole_server_goes_on_while_etcd_members_are_lost_one_after_the_other() -> R
             let (before, after) = (format!("before-{member}"), format!("after-{member}"));
             let apply =
                 async |name: &str| kubectl.apply(&registry(name, &[], &["apps/v1/Deployment"]).to_string()).await;
-            eventually(Duration::from_secs(30), async || apply(&before).await).await?;
+            eventually(Duration::from_secs(60), async || apply(&before).await).await?;
             sees(&mut watch, &mut seen, "ADDED", &before).await?;
             let flags = etcd.kill(member)?;
-            eventually(Duration::from_secs(30), async || apply(&after).await).await?;
+            eventually(Duration::from_secs(60), async || apply(&after).await).await?;
             sees(&mut watch, &mut seen, "ADDED", &after).await?;
             for name in [&before, &after] {
                 kubectl.run(&["get", "resourceregistry", name]).await?;
@@ -241,7 +241,7 @@ fn a_registry_whose_lease_runs_out_is_gone_for_readers_watchers_and_the_cache() 
         sees(&mut watch, &mut seen, "DELETED", "deployments").await?;
         let list = kubectl.raw(REGISTRIES).await?;
         assert_eq!(list["items"], json!([]), "{list}");
-        eventually(Duration::from_secs(10), async || {
+        eventually(Duration::from_secs(60), async || {
             let list = kubectl.raw(&format!("{}/apis/apps/v1/deployments", shared::CACHE)).await?;
             ensure!(shared::origins(&list).is_empty(), "{list}");
             Ok(())
@@ -274,7 +274,7 @@ fn an_etcd_that_doesnt_know_us_says_so_in_readyz_and_nowhere_else() -> Result<()
             let answer = client.get(format!("https://127.0.0.1:{port}{path}")).send().await?;
             Ok((answer.status().as_u16(), answer.text().await?))
         };
-        server.until(Duration::from_secs(20), async || ask("/livez").await.map(drop)).await?;
+        server.until(Duration::from_secs(60), async || ask("/livez").await.map(drop)).await?;
         assert_eq!(ask("/livez").await?.0, 200);
         let (code, text) = ask("/readyz").await?;
         ensure!(code == 500 && text.contains("[-]etcd failed"), "{text}");
@@ -342,18 +342,18 @@ fn registries_are_encrypted_once_asked_for_and_keys_can_be_rotated() -> Result<(
         let kubectl = stage.kubectl()?;
         stage.etcd.put(KEY, ORIGINAL).await?;
         // What was plain before is read, and encrypted with its next write, also by one that changes nothing.
-        eventually(Duration::from_secs(5), async || {
+        eventually(Duration::from_secs(60), async || {
             kubectl.run(&["get", "resourceregistry", "deployments"]).await.map(drop)
         })
         .await?;
         // The server writes its condition meanwhile, which may come between reading and replacing.
-        eventually(Duration::from_secs(20), async || rewrite(&kubectl).await).await?;
+        eventually(Duration::from_secs(60), async || rewrite(&kubectl).await).await?;
         let raw = raw_text(&stage).await?;
         ensure!(raw.starts_with("k8s:enc:aescbc:v1:one:") && !raw.contains("apps/v1"), "{raw}");
 
         encryption(folder.path(), "resourceregistries.search.karmada.io", &[SECRETBOX, AESCBC])?;
         stage.fleetglass.as_mut().context("no fleetglass")?.kill_and_restart().await?;
-        eventually(Duration::from_secs(20), async || rewrite(&kubectl).await).await?;
+        eventually(Duration::from_secs(60), async || rewrite(&kubectl).await).await?;
         let raw = raw_text(&stage).await?;
         ensure!(raw.starts_with("k8s:enc:secretbox:v1:three:"), "{raw}");
         kubectl.apply(&registry("another", &[], &["v1/Pod"]).to_string()).await?;

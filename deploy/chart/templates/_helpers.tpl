@@ -31,6 +31,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 - --bind-address=$(POD_IP)
 - --secure-port=6443
 - --logging-format=json
+- --cache-dir=/var/lib/fleetglass/cache
 - --search-index-dir=/var/lib/fleetglass/index
 - --shutdown-delay-duration=10s
 - --shutdown-send-retry-after=true

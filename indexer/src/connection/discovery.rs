@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{ConnectionError, MemberConnection};
 use crate::resource::{ApiResource, GroupVersionResource};
@@ -16,10 +16,12 @@ pub struct Discovery {
     resources: Vec<ApiResource>,
     /// Group versions that the member names and could not describe just now, as `group/version`.
     incomplete: Vec<String>,
+    /// It says nothing of what it doesn't name: it was put together from what was followed before a restart.
+    is_remembered: bool,
 }
 
 /// A column that a CustomResourceDefinition asks to be printed.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PrinterColumn {
     /// Heading.
@@ -43,7 +45,17 @@ pub struct PrinterColumn {
 impl Discovery {
     /// From resources that are known already, e.g. from a folder.
     pub fn new(resources: Vec<ApiResource>) -> Self {
-        Self { resources, incomplete: Vec::new() }
+        Self { resources, ..Self::default() }
+    }
+
+    /// From what was followed before a restart; the member serves this and maybe more.
+    pub fn remembered(resources: Vec<ApiResource>) -> Self {
+        Self { resources, is_remembered: true, ..Self::default() }
+    }
+
+    /// Whether what it doesn't name may be there all the same.
+    pub fn is_remembered(&self) -> bool {
+        self.is_remembered
     }
 
     /// The resource of a kind in exactly this `apiVersion`.
@@ -345,7 +357,7 @@ mod tests {
             watchable: true,
         };
         let earlier = Discovery::new(vec![resource("a.io"), resource("b.io")]);
-        let now = Discovery { resources: Vec::new(), incomplete: vec!["a.io/v1".into()] };
+        let now = Discovery { incomplete: vec!["a.io/v1".into()], ..Discovery::default() };
         let completed = now.clone().completed_by(&earlier);
         assert_eq!(now.completed_by(&completed).all().count(), 1, "again and again adds nothing");
         assert!(completed.find_kind("a.io/v1", "Thing").is_some());

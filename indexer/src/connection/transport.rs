@@ -25,9 +25,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Pings that notice a connection whose other end is gone without a word.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_ANSWER: Duration = Duration::from_secs(15);
-/// Room for a busy watch or a big list, so that a reader of one stream does not stall the others.
-const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+/// What a member may send ahead on one stream, and on all of a connection, so that one that is read slowly does not stall the
+/// others. It lies in memory: there may be a thousand members.
+const STREAM_WINDOW: u32 = 512 << 10;
+const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// Whether answers may come compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -30,7 +30,7 @@ const GATHERING: Duration = Duration::from_millis(200);
 /// Changes taken from a feed at once.
 const AT_ONCE: usize = 1024;
 /// Changes of a resource that may wait while another one is taken in: less than a feed holds.
-const LATE: u64 = if cfg!(test) { 2 } else { 4096 };
+const LATE: u64 = if cfg!(test) { 2 } else { 1024 };
 /// Documents after which a long work commits, so that progress is kept and memory is bounded.
 const BETWEEN_COMMITS: u64 = 200_000;
 /// How long to wait before the index is begun anew.
@@ -317,7 +317,7 @@ impl Follower {
                     self.delete_object(&part, previous);
                 }
                 if !self.has_from_earlier(&part, fingerprint)
-                    && let Some(kind) = cache.part(&item.cluster).map(|part| part.served.kind)
+                    && let Some(kind) = cache.part(&item.cluster).map(|part| Arc::clone(&part.served.kind))
                 {
                     self.add(&part, &kind, entry, decoder, scratch)?;
                 }

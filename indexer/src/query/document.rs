@@ -211,7 +211,11 @@ impl Document {
             return;
         }
         let mut left = CONFIG_TEXT;
-        for (key, value) in self.value(&["data"]).and_then(Value::as_object).into_iter().flat_map(ObjectAsVec::iter) {
+        let data = self.value(&["data"]).and_then(Value::as_object).into_iter().flat_map(ObjectAsVec::iter);
+        // In the order of API servers, whatever wrote the object.
+        let mut data: Vec<(&str, &Value<'_>)> = data.collect();
+        data.sort_by_key(|(key, _)| *key);
+        for (key, value) in data {
             read(Weight::Body, key);
             let text = value.as_str().unwrap_or_default();
             let end = (0..=text.len().min(left)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
@@ -225,9 +229,17 @@ fn field<'a>(value: &'a Value<'a>, name: &str) -> Option<&'a Value<'a>> {
     value.as_object()?.get(name)
 }
 
+/// Longer annotations of Secrets are not seen: tools keep whole objects there, some of them compressed.
+const LONGEST_ANNOTATION: usize = 128;
+
 /// What may be seen of a Secret, as JSON.
 fn seen_of_secret(value: &Value<'_>) -> String {
     let mut value = serde_json::Value::from(value);
+    let kept =
+        |name: &str| value.get(name).and_then(serde_json::Value::as_object).into_iter().flat_map(|data| data.values());
+    let kept: Vec<String> =
+        kept("data").chain(kept("stringData")).filter_map(|value| Some(value.as_str()?.to_owned())).collect();
+    let is_kept = |text: &str| kept.iter().any(|secret| !secret.is_empty() && text.contains(secret.as_str()));
     if let Some(fields) = value.as_object_mut() {
         fields.retain(|name, _| matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "type" | "immutable"));
     }
@@ -236,7 +248,10 @@ fn seen_of_secret(value: &Value<'_>) -> String {
         annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
         annotations.retain(|_, value| {
             let text = value.as_str();
-            text.is_some_and(|text| !text.trim_start().starts_with(['{', '[', '-']) && !text.contains('\n'))
+            text.is_some_and(|text| {
+                let is_plain = !text.trim_start().starts_with(['{', '[', '-']) && !text.contains('\n');
+                is_plain && text.len() <= LONGEST_ANNOTATION && !is_kept(text)
+            })
         });
     }
     value.to_string()

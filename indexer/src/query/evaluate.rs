@@ -43,6 +43,11 @@ impl Evaluator {
         &self.expression
     }
 
+    /// The moment.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.now
+    }
+
     /// The same moment, asked for something else.
     pub fn asking(&self, expression: Expression) -> Self {
         Self { expression, now: self.now }

@@ -280,6 +280,15 @@ fn expression() -> impl Strategy<Value = Expression> {
     })
 }
 
+#[test]
+fn everything_is_printed_as_a_star_where_it_is_a_part() {
+    for (text, printed) in [("NOT *", "NOT *"), ("*", ""), ("", "")] {
+        let read = parse(text).unwrap();
+        assert_eq!(read.to_string(), printed);
+        assert_eq!(parse(printed).unwrap(), read);
+    }
+}
+
 proptest! {
     #[test]
     fn what_is_printed_reads_the_same(expression in expression()) {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::value::RawValue;
 use tracing::info;
 
-use super::{Interruption, Reflector};
+use super::{Interruption, Reflector, Turn};
 use crate::cache::PreparedChange;
 use crate::entry::{Entries, Entry, EntryKey};
 use crate::raw::RawList;
@@ -20,23 +20,26 @@ pub(super) struct Intake {
     begun: Instant,
     known: Entries,
     listed: Entries,
+    _turn: Option<Turn>,
 }
 
 impl Intake {
-    pub(super) fn new(known: Entries) -> Self {
-        Self { begun: Instant::now(), known, listed: Entries::new() }
+    pub(super) fn new(known: Entries, turn: Option<Turn>) -> Self {
+        Self { begun: Instant::now(), known, listed: Entries::new(), _turn: turn }
     }
 }
 
 impl Reflector {
     /// Lists all pages; returns the version from which to watch.
     pub(super) async fn list_pages(&mut self) -> Result<Arc<str>, Interruption> {
-        let mut intake = Intake::new(self.writer.objects());
+        let turn = self.turn().await;
+        let mut intake = Intake::new(self.known_objects(), turn);
         let mut continue_token: Option<String> = None;
         loop {
             let path = self.page_path(continue_token.as_deref());
             let body = self.connection.get(&path, "application/json").await?;
             let list: RawList<'_> = serde_json::from_slice(&body)?;
+            self.writer.ready().await;
             self.take_in_page(&mut intake, list.items.as_deref().unwrap_or_default());
             continue_token = list.metadata.continue_token.filter(|token| !token.is_empty());
             if continue_token.is_none() {

@@ -10,6 +10,8 @@
 //!            └── failure: wait with jitter ──────┴── resume ◄──┘
 //! ```
 //!
+//! After a failure, a watch goes on only if the member still stands where it stood: one that was restored from a backup doesn't.
+//!
 //! A list is taken in by difference: readers keep seeing what was there until the new list says otherwise.
 
 mod list;
@@ -17,19 +19,32 @@ mod pace;
 mod watch;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::cache::Writer;
 use crate::connection::{ConnectionError, MemberConnection};
+use crate::entry::Entries;
 use crate::plan::{Scope, WatchKey, WatchTarget};
-use crate::raw::{ObjectError, ObjectReader};
+use crate::raw::{ObjectError, ObjectReader, RawList};
 use crate::resource::ApiResource;
 use crate::source::builtin::is_built_in_group;
 
 use pace::Backoff;
+
+/// A turn to list, which ends when it is dropped.
+#[derive(Debug)]
+struct Turn {
+    _ends: oneshot::Sender<()>,
+}
+
+/// Lists that are taken in at a time.
+pub const LISTS_AT_ONCE: usize = 64;
+/// How long to wait for a turn to list, and how long a list may keep it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One resource of one member, to be followed.
 #[derive(Debug)]
@@ -42,6 +57,20 @@ pub struct Reflector {
     reader: ObjectReader,
     signals: Signals,
     streamed_list: StreamedList,
+    /// How sure it is that the member still counts its versions as it did.
+    trust: Trust,
+}
+
+/// Whether the member's versions are those that we know. A member that was restored from a backup, or another one in its place,
+/// may have gone back to earlier ones: a watch from a version that it has not reached yet would be silent for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// The last watch ran its full time.
+    Full,
+    /// We were out of touch: it is asked for its version before a watch goes on.
+    Doubt,
+    /// It went back: equal versions don't mean equal objects.
+    None,
 }
 
 /// How a reflector and its supervisor speak to each other.
@@ -51,6 +80,8 @@ pub struct Signals {
     pub retry_now: Arc<Notify>,
     /// Notified by the reflector when the member says that the resource does not exist.
     pub rediscover: Arc<Notify>,
+    /// Turns to list, which all members share: what many send at once would lie in memory until it is taken in.
+    pub listing: Arc<Semaphore>,
 }
 
 /// Whether to ask the member for its list as a stream of events.
@@ -109,6 +140,8 @@ impl Reflector {
     ) -> Self {
         let api_version = target.served.gvr.api_version();
         let streamed_list = if connection.streams_lists() { StreamedList::Try } else { StreamedList::Refused };
+        // Without a version, what is held may be of another version of the resource, or of another cluster.
+        let trust = if writer.version().is_some() { Trust::Doubt } else { Trust::None };
         Self {
             reader: ObjectReader::new(&key.cluster, &api_version, &target.served.kind),
             key: key.clone(),
@@ -118,6 +151,7 @@ impl Reflector {
             writer,
             signals,
             streamed_list,
+            trust,
         }
     }
 
@@ -171,16 +205,54 @@ impl Reflector {
     /// Lists if there is no version to go on from, then watches until the member ends the watch.
     async fn round(&mut self) -> Result<(), Interruption> {
         if let Some(version) = self.writer.version() {
-            return self.watch(&version).await;
+            if self.trust != Trust::Doubt || !self.went_back(&version).await? {
+                return self.watch_from(&version).await;
+            }
+            warn!(cluster = %self.key.cluster, resource = %self.key.resource, version = %version, "the member went back to earlier versions, listing all anew");
+            self.writer.forget_version();
+            self.trust = Trust::None;
         }
         self.read_printer_columns().await;
         match self.streamed_list {
-            StreamedList::Try => self.list_and_watch_streamed().await,
+            StreamedList::Try => {
+                let ended = self.list_and_watch_streamed().await;
+                if self.writer.version().is_some() {
+                    // The list was taken in; what comes behind it is not for sure.
+                    self.trust = Trust::Doubt;
+                }
+                ended
+            }
             StreamedList::Refused => {
                 let version = self.list_pages().await?;
-                self.watch(&version).await
+                self.watch_from(&version).await
             }
         }
+    }
+
+    /// Watches; only a watch that ended in its time leaves no doubt.
+    async fn watch_from(&mut self, version: &str) -> Result<(), Interruption> {
+        let began = Instant::now();
+        self.trust = Trust::Doubt;
+        self.watch(version).await?;
+        if began.elapsed() >= watch::SHORTEST {
+            self.trust = Trust::Full;
+        }
+        Ok(())
+    }
+
+    /// Whether the member's collection stands at an earlier version than ours.
+    async fn went_back(&self, version: &str) -> Result<bool, Interruption> {
+        let body = self.connection.get(&format!("{}?limit=1", self.collection_path()), "application/json").await?;
+        let list: RawList<'_> = serde_json::from_slice(&body)?;
+        // Nobody stands at 0; some say so for want of anything better.
+        let number = |version: &str| version.parse::<u64>().ok().filter(|version| *version > 0);
+        let present = list.metadata.resource_version.as_deref().and_then(number);
+        Ok(present.zip(number(version)).is_some_and(|(present, known)| present < known))
+    }
+
+    /// What of the objects held need not be taken in again if a list has them in the same version.
+    fn known_objects(&self) -> Entries {
+        if self.trust == Trust::None { Entries::new() } else { self.writer.objects() }
     }
 
     async fn read_printer_columns(&self) {
@@ -194,6 +266,19 @@ impl Reflector {
                 debug!(cluster = %self.key.cluster, resource = %self.key.resource, %error, "no printer columns");
             }
         }
+    }
+
+    /// A turn to list; without one if there is none for long, because others are slow.
+    async fn turn(&self) -> Option<Turn> {
+        let permit = Arc::clone(&self.signals.listing).acquire_owned();
+        let permit = tokio::time::timeout(PATIENCE, permit).await.ok()?.ok()?;
+        let (turn, ended) = oneshot::channel::<()>();
+        tokio::spawn(async move {
+            let _permit = permit;
+            // Who is slow lets others have their turn and goes on without.
+            let _ = tokio::time::timeout(PATIENCE, ended).await;
+        });
+        Some(Turn { _ends: turn })
     }
 
     fn collection_path(&self) -> String {

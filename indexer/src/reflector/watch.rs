@@ -15,6 +15,8 @@ use crate::raw::{Bookmark, RawEvent};
 
 /// A watch is asked to end after a random time of this range, so that members' watches do not all end together.
 const WATCH_SECONDS: std::ops::Range<u64> = 300..600;
+/// A watch that ends earlier was broken off.
+pub(super) const SHORTEST: Duration = Duration::from_secs(WATCH_SECONDS.start);
 /// How much longer than that a watch may stay silent before it is given up.
 const GRACE: Duration = Duration::from_secs(30);
 /// How long a streamed list may pause.
@@ -53,7 +55,8 @@ impl Reflector {
             }
             Err(other) => return Err(other),
         };
-        let intake = Intake::new(self.writer.objects());
+        // Who doesn't answer has no turn to keep from others.
+        let intake = Intake::new(self.known_objects(), self.turn().await);
         self.consume(stream, Phase::Listing(intake)).await
     }
 
@@ -74,6 +77,7 @@ impl Reflector {
 
     async fn consume(&mut self, mut stream: WatchStream, mut phase: Phase) -> Result<(), Interruption> {
         while let Some(frame) = next_frame(&mut stream, &phase).await? {
+            self.writer.ready().await;
             let mut changes = Vec::new();
             let mut next = Some(Ok(frame));
             // Frames that have arrived already are applied together: one lock and one notice for all of them.
@@ -88,7 +92,8 @@ impl Reflector {
                     }
                     Frame::Nothing => {}
                 }
-                next = if changes.len() < BATCH { stream.next().now_or_never().flatten() } else { None };
+                let may_go_on = changes.len() < BATCH && self.writer.is_ready();
+                next = if may_go_on { stream.next().now_or_never().flatten() } else { None };
             }
             if !changes.is_empty() {
                 self.writer.apply(changes);

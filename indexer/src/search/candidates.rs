@@ -13,7 +13,7 @@ use crate::version::MergedVersion;
 /// One cluster's objects of one resource.
 pub(super) struct Candidate {
     pub(super) cluster: ClusterName,
-    pub(super) part: Part,
+    pub(super) part: Arc<Part>,
     pub(super) decoder: Decoder,
     /// Which of the resources it is of.
     pub(super) resource: usize,

@@ -4,10 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::facets::count;
-use super::{Hit, Scope};
-use crate::cache::Cache;
-use crate::index::Index;
+use super::{Answers, Hit, Scope};
 use crate::query::Expression;
 use crate::query::document::{Document, Facts};
 use crate::query::evaluate::field_texts;
@@ -49,16 +46,7 @@ fn text(expression: &Expression) -> String {
 /// Why an object passes or doesn't. The query is shown as it was asked, and means what it was resolved to. None if the object
 /// can't be opened.
 pub fn explain_object(asked: &Scope, resolved: &Scope, hit: &Hit) -> Option<ExplainedPart> {
-    let mut object = Vec::new();
-    hit.decoder.append(hit.entry.frame(), &mut object).ok()?;
-    let document = Document::read(&object)?;
-    let facts = Facts {
-        cluster: &hit.cluster,
-        served: &hit.served,
-        namespace: hit.entry.namespace(),
-        name: hit.entry.name(),
-        labels: hit.entry.labels(),
-    };
+    let (document, facts) = (hit.document()?, hit.facts());
     let holds = |meant: &Expression| resolved.evaluator.asking(meant.clone()).matches(&facts, &document);
     Some(of_object(asked.evaluator.expression(), resolved.evaluator.expression(), &holds, &facts, &document))
 }
@@ -89,12 +77,12 @@ fn of_object(
 }
 
 /// How many objects each part takes; also tells whether all could be counted in time.
-pub fn explain_counts(cache: &Cache, index: &Index, asked: &Scope, resolved: &Scope) -> (ExplainedPart, bool) {
+pub fn explain_counts(answers: &dyn Answers, asked: &Scope, resolved: &Scope) -> (ExplainedPart, bool) {
     let mut is_complete = true;
     let mut counted = |meant: &Expression| {
         let alone = Scope { evaluator: resolved.evaluator.asking(meant.clone()), ..resolved.clone() };
         // Nothing is counted by, so there can't be too many values.
-        let objects = if Instant::now() < alone.deadline { count(cache, index, &alone, &[], 0).ok() } else { None };
+        let objects = if Instant::now() < alone.deadline { answers.facets(&alone, &[], 0).ok() } else { None };
         let total = objects.filter(|counted| !counted.is_partial).map(|counted| counted.total);
         is_complete &= total.is_some();
         total

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::Scope;
 use super::candidates::Candidates;
 use super::lookup::{Known, Lookup};
+use super::{Scope, Unavailable};
 use crate::cache::Cache;
 use crate::index::{Index, IndexError, Matcher};
 use crate::query::Field;
@@ -55,6 +55,23 @@ pub struct TooManyValues {
     field: String,
 }
 
+impl TooManyValues {
+    pub(crate) fn of(field: String) -> Self {
+        Self { field }
+    }
+}
+
+/// Why nothing was counted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FacetsError {
+    /// There are too many different values.
+    #[error(transparent)]
+    TooManyValues(#[from] TooManyValues),
+    /// There is nobody to ask.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
 /// Counts objects by fields; of each field at most `size` values are shown.
 ///
 /// # Errors
@@ -70,14 +87,11 @@ pub fn count(cache: &Cache, index: &Index, scope: &Scope, by: &[Field], size: us
         Counter::new(by).run(&Lookup::new(None, &candidates), scope)
     });
     let (counter, is_complete) = counted.unwrap_or_else(|_| (Counter::new(by), false));
-    if let Some(field) = counter.overflown {
-        return Err(TooManyValues { field });
-    }
-    let facets = by.iter().zip(counter.counts).map(|(field, counts)| largest(field, counts, size)).collect();
-    Ok(Facets { total: counter.total, facets, is_partial: !is_complete })
+    counter.into_facets(size, is_complete)
 }
 
-struct Counter<'a> {
+/// Adds up.
+pub(crate) struct Counter<'a> {
     by: &'a [Field],
     counts: Vec<BTreeMap<String, u64>>,
     total: u64,
@@ -86,8 +100,27 @@ struct Counter<'a> {
 }
 
 impl<'a> Counter<'a> {
-    fn new(by: &'a [Field]) -> Self {
+    pub(crate) fn new(by: &'a [Field]) -> Self {
         Self { by, counts: vec![BTreeMap::new(); by.len()], total: 0, bytes: 0, overflown: None }
+    }
+
+    /// The fields that are counted by.
+    pub(crate) fn fields(&self) -> &'a [Field] {
+        self.by
+    }
+
+    /// Adds objects that pass.
+    pub(crate) fn add_objects(&mut self, count: u64) {
+        self.total += count;
+    }
+
+    /// What was counted.
+    pub(crate) fn into_facets(self, size: usize, is_complete: bool) -> Result<Facets, TooManyValues> {
+        if let Some(field) = self.overflown {
+            return Err(TooManyValues { field });
+        }
+        let facets = self.by.iter().zip(self.counts).map(|(field, counts)| largest(field, counts, size)).collect();
+        Ok(Facets { total: self.total, facets, is_partial: !is_complete })
     }
 
     /// Counts all; also tells whether all could be looked at in time.
@@ -138,7 +171,7 @@ impl<'a> Counter<'a> {
     }
 
     /// Adds to the count of a value; false if there are too many.
-    fn add(&mut self, field: usize, value: String, count: u64) -> bool {
+    pub(crate) fn add(&mut self, field: usize, value: String, count: u64) -> bool {
         let Some(counts) = self.counts.get_mut(field) else { return false };
         if let Some(known) = counts.get_mut(&value) {
             *known += count;

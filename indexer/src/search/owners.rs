@@ -6,12 +6,9 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::facets::count;
+use super::facets::FacetsError;
 use super::order::Order;
-use super::{Question, Scope, answer};
-use crate::cache::Cache;
-use crate::index::Index;
-use crate::query::document::Document;
+use super::{Answers, Question, Scope, Unavailable};
 use crate::query::evaluate::Evaluator;
 use crate::query::{Expression, Field, FieldClause, Span, Test, parse};
 
@@ -34,28 +31,31 @@ pub enum OwnersError {
     /// The deadline came first.
     #[error("what owner~:{0} owns was not found in time; narrow it, as by owner~:Kind/name and a cluster")]
     TooLong(String),
+    /// There is nobody to ask.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
 }
 
 /// The scope with each `owner~:` followed to its end.
 ///
 /// # Errors
 /// If that takes too much or too long.
-pub fn resolve(cache: &Cache, index: &Index, scope: &Scope) -> Result<Scope, OwnersError> {
-    let expression = resolved(cache, index, scope, scope.evaluator.expression())?;
+pub fn resolve(answers: &dyn Answers, scope: &Scope) -> Result<Scope, OwnersError> {
+    let expression = resolved(answers, scope, scope.evaluator.expression())?;
     Ok(Scope { evaluator: scope.evaluator.asking(expression), ..scope.clone() })
 }
 
-fn resolved(cache: &Cache, index: &Index, scope: &Scope, expression: &Expression) -> Result<Expression, OwnersError> {
+fn resolved(answers: &dyn Answers, scope: &Scope, expression: &Expression) -> Result<Expression, OwnersError> {
     let each = |parts: &[Expression]| -> Result<Vec<Expression>, OwnersError> {
-        parts.iter().map(|part| resolved(cache, index, scope, part)).collect()
+        parts.iter().map(|part| resolved(answers, scope, part)).collect()
     };
     Ok(match expression {
         Expression::All(parts) => Expression::All(each(parts)?),
         Expression::Any(parts) => Expression::Any(each(parts)?),
-        Expression::Not(part) => Expression::Not(Box::new(resolved(cache, index, scope, part)?)),
+        Expression::Not(part) => Expression::Not(Box::new(resolved(answers, scope, part)?)),
         Expression::Field(clause) if clause.field == Field::OwnerChain => {
             let mut ways = vec![expression.clone()];
-            ways.extend(follow(cache, index, scope, clause)?.into_iter().map(|owner| owner.owns()));
+            ways.extend(follow(answers, scope, clause)?.into_iter().map(|owner| owner.owns()));
             Expression::Any(ways)
         }
         Expression::Everything | Expression::Text(_) | Expression::Field(_) | Expression::Element(_) => {
@@ -79,11 +79,11 @@ impl Owner {
 }
 
 /// All that a clause finds at any number of steps, as owners of further objects.
-fn follow(cache: &Cache, index: &Index, scope: &Scope, clause: &FieldClause) -> Result<BTreeSet<Owner>, OwnersError> {
+fn follow(answers: &dyn Answers, scope: &Scope, clause: &FieldClause) -> Result<BTreeSet<Owner>, OwnersError> {
     let mut owners = BTreeSet::new();
     let mut asked = Expression::Field(FieldClause { field: Field::Owner, ..clause.clone() });
     for _ in 0..MOST_STEPS {
-        let found = found(cache, index, scope, asked, clause)?;
+        let found = found(answers, scope, asked, clause)?;
         let new: BTreeSet<Owner> = found.difference(&owners).cloned().collect();
         if new.is_empty() {
             return Ok(owners);
@@ -102,12 +102,15 @@ fn is(field: Field, text: &str) -> Expression {
 }
 
 /// There are more pods than of everything else, and few of them own something: only those that do are followed.
-fn may_own(cache: &Cache, index: &Index, scope: &Scope, clause: &FieldClause) -> Result<Expression, OwnersError> {
+fn may_own(answers: &dyn Answers, scope: &Scope, clause: &FieldClause) -> Result<Expression, OwnersError> {
     let is_pod = is(Field::Kind, "Pod");
     let test = parse("owner:Pod/*").unwrap_or(Expression::Everything);
     let scope = Scope { evaluator: scope.evaluator.asking(test), ..scope.clone() };
-    let owned = count(cache, index, &scope, &[Field::Owner], MOST_OWNERS);
-    let owners = owned.map_err(|_| OwnersError::TooMany(clause.test.to_string()))?;
+    let owned = answers.facets(&scope, &[Field::Owner], MOST_OWNERS);
+    let owners = owned.map_err(|error| match error {
+        FacetsError::TooManyValues(_) => OwnersError::TooMany(clause.test.to_string()),
+        FacetsError::Unavailable(error) => error.into(),
+    })?;
     let mut ways = vec![Expression::Not(Box::new(is_pod.clone()))];
     for facet in owners.facets {
         if facet.other > 0 {
@@ -120,28 +123,24 @@ fn may_own(cache: &Cache, index: &Index, scope: &Scope, clause: &FieldClause) ->
 }
 
 fn found(
-    cache: &Cache,
-    index: &Index,
+    answers: &dyn Answers,
     scope: &Scope,
     asked: Expression,
     clause: &FieldClause,
 ) -> Result<BTreeSet<Owner>, OwnersError> {
-    let asked = Expression::All(vec![may_own(cache, index, scope, clause)?, asked]);
+    let asked = Expression::All(vec![may_own(answers, scope, clause)?, asked]);
     let evaluator: Evaluator = scope.evaluator.asking(asked);
     let order = Order::by_identity();
     let question = Question { scope: Scope { evaluator, ..scope.clone() }, order, limit: MOST_OWNERS + 1, after: None };
-    let page = answer(cache, index, &question);
+    let page = answers.page(&question)?;
     if page.is_partial || Instant::now() >= scope.deadline {
         return Err(OwnersError::TooLong(clause.test.to_string()));
     }
     if page.remaining > 0 {
         return Err(OwnersError::TooMany(clause.test.to_string()));
     }
-    let mut object = Vec::new();
     let owners = page.hits.iter().filter_map(|hit| {
-        object.clear();
-        hit.decoder.append(hit.entry.frame(), &mut object).ok()?;
-        let uid = Document::read(&object)?.uid()?.to_owned();
+        let uid = hit.document()?.uid()?.to_owned();
         Some(Owner { cluster: hit.cluster.as_str().to_owned(), uid })
     });
     Ok(owners.collect())

@@ -260,7 +260,8 @@ fn clusters_differ_in_what_they_lack_and_in_what_somebody_wanted() {
 fn an_explanation_says_what_each_part_takes() {
     let cache = estate();
     let asked = scope("kind:Deployment (spec.replicas:>5 OR -name:redis)");
-    let (part, is_complete) = explain::explain_counts(&cache, &Index::default(), &asked, &asked);
+    let cached = Cached { cache: Arc::new(estate()), index: Arc::default() };
+    let (part, is_complete) = explain::explain_counts(&cached, &asked, &asked);
     assert!(is_complete);
     let counts: Vec<Option<u64>> = part
         .parts

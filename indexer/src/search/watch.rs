@@ -243,7 +243,7 @@ impl Looker<'_> {
             return None;
         }
         if let Some(part) = followed.cache.part(&cluster) {
-            followed.served.insert(cluster.clone(), part.served);
+            followed.served.insert(cluster.clone(), part.served.clone());
         }
         let served = followed.served.get(&cluster).cloned()?;
         let told = match change {

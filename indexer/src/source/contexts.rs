@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use kube::Config;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -18,6 +18,8 @@ use crate::member::{Location, Member, MemberAccess, MemberHealth};
 
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// How often it is read though it looks as before.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Starts following the contexts `names` of the kubeconfig at `path`, or of the one that kubectl would use.
 ///
@@ -28,12 +30,18 @@ pub async fn start(
     names: Vec<String>,
     cancelled: CancellationToken,
 ) -> Result<watch::Receiver<Arc<MemberSet>>, SourceError> {
+    let mut looked = Looked::at(path.as_deref());
     let kubeconfig = read(path.as_deref())?;
     check_names(&kubeconfig, &names)?;
     let (sender, receiver) = watch::channel(Arc::new(members(&kubeconfig, &names).await));
     tokio::spawn(cancelled.run_until_cancelled_owned(async move {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
+            let present = Looked::at(path.as_deref());
+            if present.is_as(&looked) {
+                continue;
+            }
+            looked = present;
             match read(path.as_deref()) {
                 Ok(kubeconfig) => {
                     let present = members(&kubeconfig, &names).await;
@@ -47,6 +55,48 @@ pub async fn start(
         }
     }));
     Ok(receiver)
+}
+
+/// What was seen of the kubeconfig's files, which tells whether they have to be read again: with a thousand contexts, that is work.
+struct Looked {
+    files: Vec<(PathBuf, Option<(SystemTime, u64)>)>,
+    at: Instant,
+}
+
+impl Looked {
+    fn at(path: Option<&Path>) -> Self {
+        let paths = match path {
+            Some(path) => vec![path.to_path_buf()],
+            None => {
+                std::env::var_os("KUBECONFIG").map(|paths| std::env::split_paths(&paths).collect()).unwrap_or_default()
+            }
+        };
+        let state = |path: &Path| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.modified().ok()?, metadata.len()))
+        };
+        let files = paths.into_iter().map(|path| (state(&path), path)).map(|(state, path)| (path, state)).collect();
+        Self { files, at: Instant::now() }
+    }
+
+    /// Whether nothing can have changed since. What its files name – certificates, tokens – is not looked at, so not for long.
+    fn is_as(&self, earlier: &Self) -> bool {
+        !self.files.is_empty() && self.files == earlier.files && self.at - earlier.at < LOOK_AGAIN
+    }
+}
+
+/// One context and what it names, so that nobody has to look through all of them.
+fn only(kubeconfig: &Kubeconfig, name: &str) -> Kubeconfig {
+    let context = kubeconfig.contexts.iter().find(|context| context.name == name);
+    let named = context.and_then(|context| context.context.as_ref());
+    let is_cluster = |cluster: &&NamedCluster| named.is_some_and(|named| named.cluster == cluster.name);
+    let is_user = |user: &&NamedAuthInfo| named.is_some_and(|named| named.user.as_ref() == Some(&user.name));
+    Kubeconfig {
+        contexts: context.cloned().into_iter().collect(),
+        clusters: kubeconfig.clusters.iter().find(is_cluster).cloned().into_iter().collect(),
+        auth_infos: kubeconfig.auth_infos.iter().find(is_user).cloned().into_iter().collect(),
+        ..Kubeconfig::default()
+    }
 }
 
 fn read(path: Option<&Path>) -> Result<Kubeconfig, SourceError> {
@@ -77,7 +127,7 @@ async fn members(kubeconfig: &Kubeconfig, names: &[String]) -> MemberSet {
     let mut members = BTreeMap::new();
     for name in names {
         let options = KubeConfigOptions { context: Some(name.clone()), ..KubeConfigOptions::default() };
-        let access = match Config::from_custom_kubeconfig(kubeconfig.clone(), &options).await {
+        let access = match Config::from_custom_kubeconfig(only(kubeconfig, name), &options).await {
             Ok(config) => MemberAccess::Api(access(config, Vec::new())),
             Err(error) => MemberAccess::Unusable(format!("context {name}: {error}")),
         };
@@ -90,7 +140,7 @@ async fn members(kubeconfig: &Kubeconfig, names: &[String]) -> MemberSet {
         };
         members.insert(member.name.clone(), member);
     }
-    MemberSet { members, loaded: true }
+    MemberSet { members, loaded: true, ..MemberSet::default() }
 }
 
 #[cfg(test)]

@@ -232,7 +232,7 @@ impl KarmadaSource {
             .map(|cluster| self.member(cluster))
             .map(|member| (member.name.clone(), member))
             .collect();
-        self.members.send_replace(Arc::new(MemberSet { members, loaded: true }));
+        self.members.send_replace(Arc::new(MemberSet { members, loaded: true, ..MemberSet::default() }));
     }
 
     fn member(&self, cluster: &DynamicObject) -> Member {

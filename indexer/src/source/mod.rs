@@ -6,6 +6,7 @@
 pub mod builtin;
 pub mod contexts;
 pub mod karmada;
+pub mod sharded;
 pub mod snapshot;
 pub mod snapshot_folder;
 
@@ -22,6 +23,7 @@ use tracing::warn;
 
 use crate::member::{ApiAccess, Member};
 use crate::resource::ClusterName;
+use crate::shard::Shards;
 
 /// The members of one or all sources.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +32,10 @@ pub struct MemberSet {
     pub members: BTreeMap<ClusterName, Member>,
     /// Whether the source has been read at all.
     pub loaded: bool,
+    /// Whether some source has not been read, so that there may be more.
+    pub is_partial: bool,
+    /// Whose clusters these are, where several servers share them.
+    pub shards: Shards,
 }
 
 /// A source that cannot be used as it is configured.
@@ -85,6 +91,7 @@ fn merged(sources: &mut [watch::Receiver<Arc<MemberSet>>], told: &mut BTreeSet<C
     for source in sources {
         let set = source.borrow_and_update().clone();
         all.loaded |= set.loaded;
+        all.is_partial |= !set.loaded;
         for (name, member) in &set.members {
             if !all.members.contains_key(name) {
                 all.members.insert(name.clone(), member.clone());

@@ -60,7 +60,7 @@ fn members(clusters: &BTreeMap<String, PathBuf>) -> MemberSet {
         access: MemberAccess::Snapshot(path.clone()),
     };
     let members = clusters.iter().map(member).map(|member| (member.name.clone(), member)).collect();
-    MemberSet { members, loaded: true }
+    MemberSet { members, loaded: true, ..MemberSet::default() }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rand::Rng;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
@@ -24,6 +24,9 @@ use crate::source::snapshot_folder::{SnapshotContents, SnapshotFolder};
 const REDISCOVER: Duration = Duration::from_secs(30);
 /// How often one that does not answer is asked, at first and at most.
 const PROBE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
+
+/// How long a member may take to tell what it serves.
+const DISCOVERY: Duration = Duration::from_secs(30);
 
 static EPOCHS: AtomicU64 = AtomicU64::new(1);
 
@@ -49,6 +52,8 @@ pub(super) enum ClusterTask {
 
 #[derive(Debug)]
 pub(super) struct ApiTask {
+    /// The cluster's address and the authority that vouches for it: with others it is another cluster.
+    pub(super) origin: String,
     pub(super) connection: MemberConnection,
     pub(super) signals: Signals,
     fingerprint: u64,
@@ -65,11 +70,18 @@ pub(super) struct SnapshotTask {
     _stop: DropGuard,
 }
 
+/// What all members' tasks have in common.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shared<'a> {
+    pub(super) limits: ConnectionLimits,
+    pub(super) listing: &'a Arc<Semaphore>,
+}
+
 impl ClusterTask {
-    pub(super) fn start(member: &Member, limits: ConnectionLimits, reports: mpsc::UnboundedSender<Report>) -> Self {
+    pub(super) fn start(member: &Member, shared: Shared<'_>, reports: mpsc::UnboundedSender<Report>) -> Self {
         let epoch = EPOCHS.fetch_add(1, Ordering::Relaxed);
         match &member.access {
-            MemberAccess::Api(access) => start_api(member, access, limits, epoch, reports),
+            MemberAccess::Api(access) => start_api(member, access, shared, epoch, reports),
             MemberAccess::Snapshot(path) => Self::Snapshot(start_snapshot(member, path, epoch, reports)),
             MemberAccess::Unusable(reason) => {
                 warn!(cluster = %member.name, %reason, "the member cannot be read");
@@ -121,12 +133,13 @@ impl ClusterTask {
 fn start_api(
     member: &Member,
     access: &Arc<ApiAccess>,
-    limits: ConnectionLimits,
+    shared: Shared<'_>,
     epoch: u64,
     reports: mpsc::UnboundedSender<Report>,
 ) -> ClusterTask {
-    let connection = MemberConnection::open(access, limits);
-    let signals = Signals { retry_now: Arc::new(Notify::new()), rediscover: Arc::new(Notify::new()) };
+    let connection = MemberConnection::open(access, shared.limits);
+    let (retry_now, rediscover) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let signals = Signals { retry_now, rediscover, listing: Arc::clone(shared.listing) };
     let cancelled = CancellationToken::new();
     let prober = Prober {
         cluster: member.name.clone(),
@@ -140,6 +153,7 @@ fn start_api(
         async move { cancelled.run_until_cancelled(prober.run()).await }
     });
     ClusterTask::Api(ApiTask {
+        origin: access.origin(),
         connection,
         signals,
         fingerprint: access.fingerprint,
@@ -162,7 +176,12 @@ impl Prober {
         let mut delay = PROBE.0;
         let mut failing = false;
         loop {
-            let discovery = self.connection.discover().await.map_err(|error| error.to_string());
+            let asked = tokio::time::timeout(DISCOVERY, self.connection.discover()).await;
+            let discovery = match asked {
+                Ok(answered) => answered.map_err(|error| error.to_string()),
+                // A byte now and then keeps an answer alive and says nothing.
+                Err(_) => Err(format!("what it serves was not told within {} seconds", DISCOVERY.as_secs())),
+            };
             let wait = match &discovery {
                 Ok(_) => {
                     if failing {

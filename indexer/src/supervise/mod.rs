@@ -7,24 +7,25 @@
 mod cluster;
 mod snapshot;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::cache::Cache;
 use crate::connection::{ConnectionLimits, Discovery};
+use crate::disk::Restored;
 use crate::member::Member;
 use crate::plan::{PlannedMember, Registry, WatchKey, WatchPlan, WatchTarget};
-use crate::reflector::Reflector;
+use crate::reflector::{LISTS_AT_ONCE, Reflector};
 use crate::resource::{ApiResource, ClusterName, GroupVersionResource};
 use crate::source::MemberSet;
 
-use cluster::{ClusterTask, Report};
+use cluster::{ClusterTask, Report, Shared};
 
 /// Changes that come in a row are planned once.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -66,6 +67,10 @@ pub struct Supervisor {
     reports: (mpsc::UnboundedSender<Report>, mpsc::UnboundedReceiver<Report>),
     clusters: BTreeMap<ClusterName, ClusterState>,
     watches: BTreeMap<WatchKey, RunningWatch>,
+    /// Turns to list.
+    listing: Arc<Semaphore>,
+    /// What was followed before a restart, until it is again or is not selected any more.
+    restored: Restored,
 }
 
 /// What is known of a member that some registry selects.
@@ -105,7 +110,14 @@ impl Supervisor {
         let (overview, receiver) = watch::channel(Arc::default());
         let reports = mpsc::unbounded_channel();
         let (clusters, watches) = (BTreeMap::new(), BTreeMap::new());
-        (Self { cache, limits, members, registries, overview, reports, clusters, watches }, receiver)
+        let (restored, listing) = (Restored::default(), Arc::new(Semaphore::new(LISTS_AT_ONCE)));
+        (Self { cache, limits, members, registries, overview, reports, clusters, watches, listing, restored }, receiver)
+    }
+
+    /// Goes on from what was followed before a restart: what is in the cache stays there if it is still selected.
+    #[must_use]
+    pub fn going_on_from(self, restored: Restored) -> Self {
+        Self { restored, ..self }
     }
 
     /// Runs until cancelled, then ends every task.
@@ -161,19 +173,21 @@ impl Supervisor {
     /// One task for each member that a registry selects, on the connection that its source describes now.
     fn reconcile_clusters(&mut self, members: &MemberSet, registries: &[Registry]) {
         let selected = |member: &Member| registries.iter().any(|registry| registry.clusters.matches(member));
+        let shared = Shared { limits: self.limits, listing: &self.listing };
         self.clusters.retain(|name, _| members.members.get(name).is_some_and(selected));
         for member in members.members.values().filter(|member| selected(member)) {
             match self.clusters.get_mut(&member.name) {
                 Some(state) if state.task.serves(&member.access) => state.task.note_health(&member.health),
                 Some(state) => {
                     info!(cluster = %member.name, "endpoint or credentials changed, reconnecting");
-                    state.task = ClusterTask::start(member, self.limits, self.reports.0.clone());
+                    state.task = ClusterTask::start(member, shared, self.reports.0.clone());
                     state.failure = state.task.failure().map(str::to_owned);
                 }
                 None => {
-                    let task = ClusterTask::start(member, self.limits, self.reports.0.clone());
+                    let task = ClusterTask::start(member, shared, self.reports.0.clone());
                     let failure = task.failure().map(str::to_owned);
-                    let state = ClusterState { task, discovery: None, failure, unreadable_files: Vec::new() };
+                    let discovery = self.restored.discoveries.remove(&member.name).map(Arc::new);
+                    let state = ClusterState { task, discovery, failure, unreadable_files: Vec::new() };
                     self.clusters.insert(member.name.clone(), state);
                 }
             }
@@ -201,6 +215,17 @@ impl Supervisor {
             }
             info!(cluster = %key.cluster, resource = %key.resource, "no longer selected");
         }
+        // While some source has not told its members, what seems not to be selected may be.
+        let is_partial = self.members.borrow().is_partial;
+        let restored = if is_partial { BTreeSet::new() } else { std::mem::take(&mut self.restored.watches) };
+        for key in restored {
+            if !plan.watches.contains_key(&key)
+                && let Some(cache) = self.cache.get(&key.resource)
+            {
+                cache.remove(&key.cluster);
+                info!(cluster = %key.cluster, resource = %key.resource, "no longer selected since the restart");
+            }
+        }
         for (key, target) in &plan.watches {
             self.reconcile_watch(key, target).await;
         }
@@ -210,27 +235,31 @@ impl Supervisor {
     async fn reconcile_watch(&mut self, key: &WatchKey, target: &WatchTarget) {
         let Some(state) = self.clusters.get(&key.cluster) else { return };
         let epoch = state.task.epoch();
-        let scope_changed = match self.watches.get_mut(key) {
-            Some(running) if running.epoch == epoch && running.target.is_same_watch(target) => {
-                running.target = target.clone();
-                return;
-            }
-            Some(running) => running.target.scope != target.scope,
-            None => false,
-        };
+        if let Some(running) = self.watches.get_mut(key)
+            && running.epoch == epoch
+            && running.target.is_same_watch(target)
+        {
+            running.target = target.clone();
+            return;
+        }
         if let Some(running) = self.watches.remove(key) {
             running.stop().await;
         }
-        let Some(task) = self.start_watch(key, target, scope_changed) else { return };
+        let Some(task) = self.start_watch(key, target) else { return };
         self.watches.insert(key.clone(), RunningWatch { target: target.clone(), epoch, task });
     }
 
-    fn start_watch(&self, key: &WatchKey, target: &WatchTarget, scope_changed: bool) -> Option<JoinHandle<()>> {
+    fn start_watch(&self, key: &WatchKey, target: &WatchTarget) -> Option<JoinHandle<()>> {
         let state = self.clusters.get(&key.cluster)?;
         let writer = self.cache.open(&key.resource).writer(&key.cluster, &target.served);
-        if scope_changed {
-            writer.forget_version();
+        let origin = match &state.task {
+            ClusterTask::Api(api) => api.origin.as_str(),
+            ClusterTask::Snapshot(_) | ClusterTask::Unusable { .. } => "",
+        };
+        if !matches!(state.task, ClusterTask::Unusable { .. }) {
+            writer.follow(&target.scope, origin);
         }
+        writer.set_volatile(matches!(state.task, ClusterTask::Snapshot(_)));
         match &state.task {
             ClusterTask::Api(api) => {
                 let reflector = Reflector::new(key, target, api.connection.clone(), writer, api.signals.clone());

@@ -5,12 +5,12 @@
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds as _};
 use std::time::Instant;
 
 use crate::cache::Snapshot;
 use crate::codec::{CodecError, Decoder};
-use crate::entry::{Entries, Entry, EntryKey};
+use crate::entry::{Entries, Entry, EntryKey, LabelSet};
 use crate::resource::ClusterName;
 use crate::version::MergedVersion;
 use crate::view::Query;
@@ -18,6 +18,8 @@ use crate::view::Query;
 /// Entries taken from a cluster at first, doubled with each refill up to the most.
 const FIRST_BATCH: usize = 4;
 const LARGEST_BATCH: usize = 256;
+/// Objects that are found by their labels; where there are more, those that have them are met soon enough by going on.
+const FEW: usize = 8192;
 /// Objects that are opened in vain at a time.
 const LOOKED_AT: usize = 256;
 
@@ -48,6 +50,8 @@ pub struct ListCursor {
 struct Source {
     cluster: ClusterName,
     objects: Entries,
+    /// All that have the labels that are asked for, where those are few.
+    labelled: Option<Vec<Entry>>,
     batch: VecDeque<Entry>,
     batch_size: usize,
     last: Option<Entry>,
@@ -102,6 +106,7 @@ impl ListCursor {
             .filter(|(cluster, _)| query.wants_cluster(cluster))
             .map(|(cluster, part)| Source::new(cluster.clone(), part.objects.clone()))
             .collect();
+        find_labelled(snapshot, &query, &mut sources);
         for source in &mut sources {
             source.start(&query, after);
         }
@@ -201,9 +206,28 @@ impl Iterator for ListCursor {
     }
 }
 
+/// Gives each source the entries with the labels that are asked for, if those are few in all.
+fn find_labelled(snapshot: &Snapshot, query: &Query, sources: &mut [Source]) {
+    if !query.filter.reads_labels() || query.name.is_some() {
+        return;
+    }
+    let mut left = FEW;
+    for source in sources.iter_mut() {
+        let passes = |labels: &LabelSet| query.filter.labels_hold(labels);
+        let found = snapshot.parts.get(&source.cluster).and_then(|part| part.by_labels.find(passes, left));
+        let Some(found) = found else {
+            sources.iter_mut().for_each(|source| source.labelled = None);
+            return;
+        };
+        left -= found.len();
+        source.labelled = Some(found);
+    }
+}
+
 impl Source {
     fn new(cluster: ClusterName, objects: Entries) -> Self {
-        Self { cluster, objects, batch: VecDeque::new(), batch_size: FIRST_BATCH, last: None, exhausted: false }
+        let batch = VecDeque::new();
+        Self { cluster, objects, labelled: None, batch, batch_size: FIRST_BATCH, last: None, exhausted: false }
     }
 
     fn start(&mut self, query: &Query, after: Option<&Position>) {
@@ -224,7 +248,14 @@ impl Source {
             }
             None => Bound::Included(first),
         };
-        self.fill(bound, query);
+        match self.labelled.take() {
+            Some(labelled) => {
+                let is_behind = |entry: &&Entry| (bound, Bound::Unbounded).contains(&entry.key());
+                self.batch.extend(labelled.iter().filter(is_behind).cloned());
+                self.exhausted = true;
+            }
+            None => self.fill(bound, query),
+        }
     }
 
     fn next(&mut self, query: &Query) -> Option<Entry> {

@@ -83,6 +83,11 @@ impl Query {
         (!self.filter.reads_fields() || self.filter.fields_hold(object)) && self.search.as_deref().is_none_or(passes)
     }
 
+    /// Whether an object passes, given its bytes.
+    pub(crate) fn takes(&self, cluster: &ClusterName, entry: &Entry, object: &[u8]) -> bool {
+        self.admits(cluster, entry) && (!self.reads_objects() || self.holds(cluster, entry, object))
+    }
+
     /// Whether an entry passes; opens it only if fields are asked for.
     fn matches(&self, cluster: &ClusterName, entry: &Entry, decoder: &Decoder, scratch: &mut Vec<u8>) -> bool {
         if !self.admits(cluster, entry) {

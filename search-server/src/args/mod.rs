@@ -7,6 +7,7 @@
 //! replaces does. Flags may be spelt with underscores, as Kubernetes programs allow.
 
 mod accepted;
+mod backend;
 mod search;
 mod serve;
 mod values;
@@ -23,12 +24,13 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use accepted::Given;
 pub use accepted::IgnoredFlag;
+pub use backend::{BackendCommand, CheckArgs, DashboardsArgs, ReplayArgs};
 pub use clap_complete::Shell;
 use clap_complete::env::{CompleteEnv, Shells};
 pub use search::{Connection, DiffArgs, Only, Output, SearchArgs};
 pub use serve::{
     Audit, Authentication, Authorization, ControlPlane, Etcd, Features, Insight, Limits, Logging, Members, Own,
-    ServeArgs, Serving,
+    SearchBackend, ServeArgs, Serving, Store,
 };
 pub use values::{
     AuditLogFormat, AuditLogMode, CipherSuite, Curve, FeatureGate, LogFormat, MemberSource, MinTlsVersion,
@@ -61,6 +63,11 @@ pub enum Command {
     Search(SearchArgs),
     /// Compare clusters: objects that some lack, and fields that differ; ends with 0 if they are alike, 1 if not, 2 on trouble
     Diff(DiffArgs),
+    /// Look after OpenSearch clusters that registries send to
+    #[command(subcommand)]
+    Backend(BackendCommand),
+    /// Print boards for OpenSearch Dashboards, or import them
+    Dashboards(DashboardsArgs),
     /// Print the version
     Version,
     /// Print a completion script for a shell; it asks the server for names of fields and for their values

@@ -53,9 +53,15 @@ pub struct ServeArgs {
     /// The log.
     #[command(flatten)]
     pub logging: Logging,
+    /// The cache on disk.
+    #[command(flatten)]
+    pub kept_cache: KeptCache,
     /// The index that queries are answered from.
     #[command(flatten)]
     pub search_index: SearchIndex,
+    /// Backends that registries send objects to.
+    #[command(flatten)]
+    pub backends: Backends,
     /// What only this program has.
     #[command(flatten)]
     pub own: Own,
@@ -374,6 +380,19 @@ pub struct Logging {
     pub verbosity: u32,
 }
 
+/// Where a restart finds the cache as it was.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Cache")]
+pub struct KeptCache {
+    /// Whether the cache is kept on disk, so that a restart goes on from it
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true",
+          value_parser = values::boolean, action = clap::ArgAction::Set)]
+    pub keep_cache: bool,
+    /// Folder for it; by default in the data folder, or with etcd none
+    #[arg(long)]
+    pub cache_dir: Option<PathBuf>,
+}
+
 /// The index that queries are answered from.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Search index")]
@@ -391,6 +410,56 @@ pub struct SearchIndex {
     /// Bytes that it may take on the disk, 0 for no limit; above, there is none
     #[arg(long, default_value = "0", value_parser = values::bytes)]
     pub search_index_disk: u64,
+}
+
+/// Where registries with `spec.backendStore` send their objects.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "OpenSearch")]
+pub struct Backends {
+    /// Beginning of all names of indices; servers of different control planes that share an OpenSearch need different ones
+    #[arg(long, default_value = "fleetglass", value_parser = values::index_prefix)]
+    pub opensearch_index_prefix: String,
+    /// Whether credentials may go over http, for everybody on the way to read
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          value_parser = values::boolean, action = clap::ArgAction::Set)]
+    pub opensearch_plaintext_credentials: bool,
+    /// Whether to write objects to kubernetes-KIND indices too, as karmada-search does, for dashboards made for it
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          value_parser = values::boolean, action = clap::ArgAction::Set)]
+    pub opensearch_original_layout: bool,
+    /// Where answers come from: a cache of all clusters, followed here; or OpenSearch, so that nothing is held here
+    #[arg(long, value_enum, default_value = "cache")]
+    pub store: Store,
+    /// What queries are answered from: the index of this program; or OpenSearch, while every registry sends its objects there
+    #[arg(long, value_enum, default_value = "index")]
+    pub search_backend: SearchBackend,
+    /// With --store=backend, how many shards clusters are divided into, which servers share by Leases; 0 to follow none
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=64))]
+    pub shards: u32,
+    /// Namespace of the control plane in which those Leases stand
+    #[arg(long, default_value = "karmada-system")]
+    pub shard_lease_namespace: String,
+    /// File for documents that OpenSearch refuses, each with the reason; by default in the data folder, or with etcd none
+    #[arg(long)]
+    pub opensearch_dead_letters: Option<PathBuf>,
+}
+
+/// Where answers come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Store {
+    /// A cache of all clusters
+    Cache,
+    /// The backends that registries name
+    Backend,
+}
+
+/// What queries are answered from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum SearchBackend {
+    /// The index of this program
+    Index,
+    /// The backend that registries name
+    Opensearch,
 }
 
 /// What only this program has.

@@ -124,10 +124,20 @@ fn what_differs_from_the_replaced_program_is_only_what_is_added() {
         [
             "members",
             "otlp-endpoint",
+            "keep-cache",
+            "cache-dir",
             "search-index",
             "search-index-dir",
             "search-index-memory",
             "search-index-disk",
+            "opensearch-index-prefix",
+            "opensearch-plaintext-credentials",
+            "opensearch-original-layout",
+            "store",
+            "search-backend",
+            "shards",
+            "shard-lease-namespace",
+            "opensearch-dead-letters",
             "data-dir",
             "write-kubeconfig"
         ]

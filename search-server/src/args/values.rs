@@ -176,6 +176,16 @@ pub(super) fn bytes(word: &str) -> Result<u64, String> {
     u64::try_from(quantity.billionths() / 1_000_000_000).map_err(|_| wrong())
 }
 
+/// What names of indices in OpenSearch may begin with.
+pub(super) fn index_prefix(word: &str) -> Result<String, String> {
+    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+    let begins_well = word.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit());
+    if begins_well && word.len() <= 100 && word.bytes().all(is_allowed) {
+        return Ok(word.to_owned());
+    }
+    Err(format!("{word:?} can't begin the name of an index; write small letters, digits, -, _ and ., as fleetglass"))
+}
+
 /// A Go duration such as `1m30s`, `500ms` or `1.5h`.
 pub(super) fn duration(word: &str) -> Result<Duration, String> {
     const HELP: &str = "write a duration such as 500ms, 30s or 1m30s";
@@ -291,6 +301,17 @@ mod tests {
     #[case("", None)]
     fn bytes_are_written_as_in_kubernetes(#[case] word: &str, #[case] expected: Option<u64>) {
         assert_eq!(bytes(word).ok(), expected);
+    }
+
+    #[rstest]
+    #[case("fleetglass", true)]
+    #[case("team-1.search", true)]
+    #[case("", false)]
+    #[case("-team", false)]
+    #[case("Team", false)]
+    #[case("a*", false)]
+    fn index_prefixes_are_those_that_opensearch_takes(#[case] word: &str, #[case] is_taken: bool) {
+        assert_eq!(index_prefix(word).is_ok(), is_taken);
     }
 
     #[test]

@@ -56,6 +56,18 @@ impl Server {
         Ok(Self { client: client(connection).await?, is_partial: Cell::new(false) })
     }
 
+    /// For what is no search.
+    pub(super) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// A ResourceRegistry.
+    pub(super) async fn registry(&self, name: &str) -> Result<Value> {
+        let path = format!("{}/resourceregistries/{name}", apiservice::GROUP_VERSION_PATH);
+        let request = Request::get(path).body(Vec::new())?;
+        self.client.request(request).await.with_context(|| format!("registry {name} can't be read"))
+    }
+
     /// Fails if an answer was not whole.
     pub(super) fn check_complete(&self) -> Result<()> {
         if self.is_partial.get() { bail!("not all could be looked at") } else { Ok(()) }

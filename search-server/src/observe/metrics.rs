@@ -7,7 +7,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use indexer::backend::Backends;
 use indexer::cache::{Cache, Part, ResourceCache};
+use indexer::disk::Disk;
 use indexer::index::Index;
 use indexer::member::MemberHealth;
 use indexer::supervise::Overview;
@@ -21,6 +23,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::watch;
 
+use super::backends::Written;
+use super::disk::Kept;
 use super::index::Indexed;
 
 /// Requests for one name, by whether it was held.
@@ -37,17 +41,23 @@ impl Lookups {
     }
 }
 
+/// What is asked when somebody scrapes.
+pub(crate) struct Sources {
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) index: Arc<Index>,
+    pub(crate) backends: Arc<Backends>,
+    pub(crate) overview: watch::Receiver<Arc<Overview>>,
+}
+
 /// Adds the program's own metrics.
-pub(crate) fn register(
-    registry: &mut Registry,
-    cache: Arc<Cache>,
-    index: Arc<Index>,
-    overview: watch::Receiver<Arc<Overview>>,
-    lookups: &Lookups,
-) {
+pub(crate) fn register(registry: &mut Registry, sources: Sources, lookups: &Lookups) {
+    let Sources { cache, disk, index, backends, overview } = sources;
     let help = "Requests for one name, by whether any cluster's object was held";
     registry.register("fleetglass_cache_lookups", help, lookups.counted.clone());
     registry.register_collector(Box::new(Indexed { index, cache: Arc::clone(&cache) }));
+    registry.register_collector(Box::new(Kept { disk }));
+    registry.register_collector(Box::new(Written { backends }));
     registry.register_collector(Box::new(Followed { cache, overview }));
     registry.register_collector(Box::new(Process));
 }

@@ -108,7 +108,7 @@ fn holds(snapshot: &Snapshot, namespace: Option<&str>, name: &str) -> bool {
     snapshot.parts.values().any(|part| part.objects.contains(&key))
 }
 
-fn respond(body: Body, notices: &[Notice]) -> Response {
+pub(super) fn respond(body: Body, notices: &[Notice]) -> Response {
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     response.extensions_mut().insert(Compressible);
@@ -116,7 +116,7 @@ fn respond(body: Body, notices: &[Notice]) -> Response {
     response
 }
 
-fn json(value: &impl serde::Serialize) -> String {
+pub(super) fn json(value: &impl serde::Serialize) -> String {
     // Strings and flat structs of strings and numbers always serialize.
     serde_json::to_string(value).unwrap_or_default()
 }

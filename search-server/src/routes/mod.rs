@@ -8,6 +8,7 @@
 //!
 //! Who may ask was decided before a request comes here; these routes only read.
 
+mod backends;
 mod body;
 mod cache_path;
 mod known;
@@ -31,7 +32,9 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::Method;
 use http::request::Parts;
+use indexer::backend::Backends;
 use indexer::cache::Cache;
+use indexer::disk::Disk;
 use indexer::index::Index;
 use indexer::resource::ClusterName;
 use indexer::supervise::Overview;
@@ -39,6 +42,7 @@ use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
 use crate::observe::metrics::Lookups;
+pub(crate) use backends::{BackendSource, Source};
 use cache_path::CachePath;
 pub(crate) use query::Turns;
 
@@ -50,8 +54,14 @@ const MOUNT: &str = "/apis/search.karmada.io/v1alpha1/search";
 pub(crate) struct SearchState {
     /// The objects.
     pub(crate) cache: Arc<Cache>,
+    /// Where they are kept besides.
+    pub(crate) disk: Arc<Disk>,
     /// What queries are answered from.
     pub(crate) index: Arc<Index>,
+    /// Where registries send objects.
+    pub(crate) backends: Arc<Backends>,
+    /// Where answers come from.
+    pub(crate) source: Source,
     /// What is watched, and why something is not.
     pub(crate) overview: channel::Receiver<Arc<Overview>>,
     /// Watches last this long at least, up to twice as long, unless the caller says otherwise.
@@ -93,8 +103,14 @@ async fn respond(state: &SearchState, request: &Parts) -> Result<Response, ApiEr
         "cache" => cached(state, request, rest).await,
         "query" if rest.is_empty() => query::objects(state, headers, query).await,
         "facets" if rest.is_empty() => query::facets(state, query).await,
-        "differences" if rest.is_empty() => query::differences::answer(state, query).await,
-        "fields" if rest.is_empty() => query::names::answer(state, query).await,
+        "differences" if rest.is_empty() => {
+            state.source.check_cache("search/differences")?;
+            query::differences::answer(state, query).await
+        }
+        "fields" if rest.is_empty() => {
+            state.source.check_cache("search/fields")?;
+            query::names::answer(state, query).await
+        }
         "status" => status::answer(state),
         other => Err(ApiError::unroutable(format!("connect with unrecognized search category {other}"))),
     }
@@ -109,7 +125,9 @@ async fn cached(state: &SearchState, request: &Parts, rest: &str) -> Result<Resp
             let options = options::CacheOptions::parse(request.uri.query().unwrap_or_default())?;
             check_clusters(state, options.clusters.as_ref())?;
             let objects = list::Asked { resource, namespace, name, options };
-            if objects.options.list.watch && objects.name.is_none() {
+            if let Source::Backends(source) = &state.source {
+                backends::list(state, source, &request.headers, &objects).await
+            } else if objects.options.list.watch && objects.name.is_none() {
                 watch::answer(state, &request.headers, objects)
             } else {
                 list::answer(state, &request.headers, &objects).await

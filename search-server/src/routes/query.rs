@@ -28,17 +28,18 @@ use http::header::WARNING;
 use http::{HeaderMap, HeaderValue};
 use indexer::query::evaluate::Evaluator;
 use indexer::resource::ClusterName;
-use indexer::search::facets::{Facet, TooManyValues, count};
+use indexer::search::facets::{Facet, FacetsError};
 use indexer::search::order::{Order, SortKey};
 use indexer::search::owners::{OwnersError, resolve};
-use indexer::search::{Page, Question, Scope, answer};
+use indexer::search::{Answers, Page, Question, Scope};
 use indexer::status::{Notice, notices};
 use indexer::view::Query;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use super::{SearchState, check_clusters, warning};
+use super::backends::unavailable;
+use super::{SearchState, Source, check_clusters, warning};
 use formats::{Format, Shape};
 use parameters::{Parameters, refused};
 use rows::named_columns;
@@ -54,15 +55,21 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 /// How long one may wait for its turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Questions that wait for a backend at a time: they take threads and hardly any processor.
+const WAITING: usize = 32;
+
 /// Turns for questions.
 #[derive(Debug, Clone)]
-pub(crate) struct Turns(Arc<Semaphore>);
+pub(crate) struct Turns {
+    working: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
 
 impl Default for Turns {
     fn default() -> Self {
         // Half of the processors, so that lists and watches always have the rest.
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self(Arc::new(Semaphore::new((processors / 2).max(1))))
+        Self { working: Arc::new(Semaphore::new((processors / 2).max(1))), waiting: Arc::new(Semaphore::new(WAITING)) }
     }
 }
 
@@ -72,8 +79,25 @@ impl Turns {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
+        Self::take_of(&self.working, work).await
+    }
+
+    /// Asks somebody on a blocking thread when there is a turn.
+    async fn ask<T: Send + 'static>(
+        &self,
+        answers: Arc<dyn Answers>,
+        work: impl FnOnce(&dyn Answers) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let turns = if answers.waits() { &self.waiting } else { &self.working };
+        Self::take_of(turns, move || work(&*answers)).await
+    }
+
+    async fn take_of<T: Send + 'static>(
+        turns: &Arc<Semaphore>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
         let busy = || ApiError::too_many_requests("too many queries are being answered, try again", 1);
-        let turn = tokio::time::timeout(PATIENCE, Arc::clone(&self.0).acquire_owned()).await;
+        let turn = tokio::time::timeout(PATIENCE, Arc::clone(turns).acquire_owned()).await;
         let turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
         let done = tokio::task::spawn_blocking(move || {
             let _turn = turn;
@@ -92,6 +116,9 @@ fn scope(state: &SearchState, parameters: &Parameters) -> Result<Scope, ApiError
 }
 
 fn refused_owners(error: &OwnersError) -> ApiError {
+    if let OwnersError::Unavailable(error) = error {
+        return unavailable(error);
+    }
     ApiError::bad_request(format!("q: {error}"))
 }
 
@@ -177,26 +204,29 @@ pub(super) async fn objects(state: &SearchState, headers: &HeaderMap, query: &st
     if let Some(of) = parameters.get("explain").filter(|of| !matches!(*of, "" | "false" | "0")) {
         let shaping = ["orderBy", "limit", "continue", "count", "format", "fields", "watch", "includeObject"];
         parameters.refuse(&shaping, "explain")?;
+        state.source.check_cache("explain")?;
         return explain::answer(state, scope, of).await;
     }
     if parameters.is_set("watch")? {
+        state.source.check_cache("watch")?;
         return watch::answer(state, scope, shape, &parameters);
     }
     let clusters = scope.clusters.clone();
     let mut question = Question { scope, order, limit, after };
-    let (cache, index) = (Arc::clone(&state.cache), Arc::clone(&state.index));
-    let answering = move || {
+    let answering = move |answers: &dyn Answers| {
         question.scope.deadline = Instant::now() + DEADLINE;
-        question.scope = resolve(&cache, &index, &question.scope)?;
-        Ok(answer(&cache, &index, &question))
+        question.scope = resolve(answers, &question.scope)?;
+        Ok(answers.page(&question)?)
     };
-    let page = state.turns.take(answering).await?.map_err(|error: OwnersError| refused_owners(&error))?;
+    let page =
+        state.turns.ask(state.answers()?, answering).await?.map_err(|error: OwnersError| refused_owners(&error))?;
     let lacks = state_of(state, clusters.as_ref());
     let is_partial = page.is_partial;
     let metadata = metadata(&page, counts, |after| Token { q: asked, order: order_by, after }.encode());
     let mut response = shape.answer(page.hits, &metadata)?;
     response.extensions_mut().insert(Compressible);
     warn(response.headers_mut(), &lacks, is_partial);
+    state.source.warn(response.headers_mut());
     Ok(response)
 }
 
@@ -211,6 +241,9 @@ fn metadata(page: &Page, counts: bool, token: impl FnOnce(SortKey) -> String) ->
 
 /// What the clusters that were asked lack, one notice a cluster.
 fn state_of(state: &SearchState, clusters: Option<&BTreeSet<ClusterName>>) -> Vec<Notice> {
+    if let Source::Backends(source) = &state.source {
+        return source.reports.borrow().notices(clusters, None);
+    }
     let overview = state.overview();
     let query = Query { clusters: clusters.cloned(), ..Query::default() };
     let mut told = BTreeSet::new();
@@ -254,14 +287,17 @@ pub(super) async fn facets(state: &SearchState, query: &str) -> Result<Response,
     })?;
     let size = parameters.number("limit", DEFAULT_VALUES, MOST)?;
     let clusters = scope.clusters.clone();
-    let (cache, index) = (Arc::clone(&state.cache), Arc::clone(&state.index));
-    let counting = move || {
+    let counting = move |answers: &dyn Answers| {
         scope.deadline = Instant::now() + DEADLINE;
-        let scope = resolve(&cache, &index, &scope)?;
-        Ok(count(&cache, &index, &scope, &fields, size))
+        let scope = resolve(answers, &scope)?;
+        Ok(answers.facets(&scope, &fields, size))
     };
-    let counted = state.turns.take(counting).await?.map_err(|error: OwnersError| refused_owners(&error))?;
-    let counted = counted.map_err(|error: TooManyValues| ApiError::bad_request(format!("by: {error}")))?;
+    let counted =
+        state.turns.ask(state.answers()?, counting).await?.map_err(|error: OwnersError| refused_owners(&error))?;
+    let counted = counted.map_err(|error| match error {
+        FacetsError::TooManyValues(error) => ApiError::bad_request(format!("by: {error}")),
+        FacetsError::Unavailable(error) => unavailable(&error),
+    })?;
     let list = FacetList {
         kind: "FacetList",
         api_version: apiservice::GROUP_VERSION,
@@ -270,5 +306,6 @@ pub(super) async fn facets(state: &SearchState, query: &str) -> Result<Response,
     };
     let mut response = Json(list).into_response();
     warn(response.headers_mut(), &state_of(state, clusters.as_ref()), counted.is_partial);
+    state.source.warn(response.headers_mut());
     Ok(response)
 }

@@ -36,7 +36,17 @@ impl Rows {
         let described = snapshot.parts.values().find(|part| !part.printer_columns.is_empty());
         let custom: Vec<CustomColumn> =
             described.map(|part| part.printer_columns.iter().map(custom_column).collect()).unwrap_or_default();
-        let printer = Printer::for_kind(&resource.group, kind, &custom);
+        Self::with_columns(resource, kind, &custom, include_object)
+    }
+
+    /// Rows with the usual columns of a kind, and those that clusters describe for it.
+    pub(super) fn with_columns(
+        resource: &GroupVersionResource,
+        kind: &str,
+        custom: &[CustomColumn],
+        include_object: IncludeObject,
+    ) -> Self {
+        let printer = Printer::for_kind(&resource.group, kind, custom);
         Self { columns: printer.definitions(), printer, include_object, now: Timestamp::now() }
     }
 

@@ -29,7 +29,7 @@ fn summary(notices: &[Notice]) -> String {
     )
 }
 
-fn append(headers: &mut HeaderMap, text: &str) {
+pub(super) fn append(headers: &mut HeaderMap, text: &str) {
     let mut quoted = String::from("299 - \"");
     for character in text.chars().take(LONGEST) {
         match character {

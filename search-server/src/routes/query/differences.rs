@@ -5,6 +5,7 @@ use std::time::Instant;
 use apiservice::error::ApiError;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
+use indexer::search::Cached;
 use indexer::search::differences::{Difference, Kept, differences};
 use serde::Serialize;
 
@@ -51,11 +52,11 @@ pub(in crate::routes) async fn answer(state: &SearchState, query: &str) -> Resul
     let asked = scope.evaluator.expression().to_string();
     let after = Token::read(&parameters, &asked, ORDER)?;
     let clusters = scope.clusters.clone();
-    let (cache, index) = (state.cache.clone(), state.index.clone());
+    let cached = Cached { cache: state.cache.clone(), index: state.index.clone() };
     let comparing = move || {
         scope.deadline = Instant::now() + DEADLINE;
-        let scope = resolve(&cache, &index, &scope)?;
-        Ok(differences(&cache, &index, &scope, kept, limit, after))
+        let scope = resolve(&cached, &scope)?;
+        Ok(differences(&cached.cache, &cached.index, &scope, kept, limit, after))
     };
     let found = state.turns.take(comparing).await?.map_err(|error| refused_owners(&error))?;
     let token = |after| Token { q: asked, order: ORDER.to_owned(), after }.encode();

@@ -16,7 +16,7 @@ use indexer::plan::Scope as Namespaces;
 use indexer::query::{Expression, Field, Test};
 use indexer::resource::ClusterName;
 use indexer::search::explain::{ExplainedPart, explain_counts, explain_object};
-use indexer::search::{Hit, Scope};
+use indexer::search::{Cached, Hit, Scope};
 use indexer::status::sync_statuses;
 use indexer::supervise::Overview;
 use serde::Serialize;
@@ -49,7 +49,7 @@ struct Explanation {
 pub(super) async fn answer(state: &SearchState, mut scope: Scope, of: &str) -> Result<Response, ApiError> {
     let query = scope.evaluator.expression().to_string();
     let clusters = scope.clusters.clone();
-    let (cache, index) = (state.cache.clone(), state.index.clone());
+    let cached = Cached { cache: state.cache.clone(), index: state.index.clone() };
     let explanation = Explanation {
         kind: "Explanation",
         api_version: apiservice::GROUP_VERSION,
@@ -63,8 +63,8 @@ pub(super) async fn answer(state: &SearchState, mut scope: Scope, of: &str) -> R
         let reasons = unknown_values(state, scope.evaluator.expression());
         let counting = move || {
             scope.deadline = Instant::now() + DEADLINE;
-            let resolved = resolve(&cache, &index, &scope)?;
-            Ok(explain_counts(&cache, &index, &scope, &resolved))
+            let resolved = resolve(&cached, &scope)?;
+            Ok(explain_counts(&cached, &scope, &resolved))
         };
         let (clause, is_complete) = state.turns.take(counting).await?.map_err(|error| refused_owners(&error))?;
         (Explanation { reasons, clause: Some(clause), ..explanation }, is_complete)
@@ -78,7 +78,7 @@ pub(super) async fn answer(state: &SearchState, mut scope: Scope, of: &str) -> R
                 Err(reason) => return Ok((None, vec![reason])),
             };
             scope.deadline = Instant::now() + DEADLINE;
-            let resolved = resolve(&cache, &index, &scope)?;
+            let resolved = resolve(&cached, &scope)?;
             let is_outside = scope.clusters.as_ref().is_some_and(|clusters| !clusters.contains(&hit.cluster));
             let reasons = is_outside.then(|| "the parameter cluster leaves its cluster out".to_owned());
             Ok((explain_object(&scope, &resolved, &hit), reasons.into_iter().collect()))
@@ -150,9 +150,9 @@ impl Asked {
             let known = overview.members.members.keys().map(ClusterName::as_str);
             return Err(format!("there is no cluster {cluster}{}", or_similar(cluster.as_str(), known)));
         }
-        let parts: Vec<(Arc<ResourceCache>, Part)> =
+        let parts: Vec<(Arc<ResourceCache>, Arc<Part>)> =
             state.cache.all().into_iter().filter_map(|cache| Some((cache.clone(), cache.part(cluster)?))).collect();
-        let of_kind: Vec<&(Arc<ResourceCache>, Part)> =
+        let of_kind: Vec<&(Arc<ResourceCache>, Arc<Part>)> =
             parts.iter().filter(|(_, part)| *part.served.kind == *self.kind).collect();
         let Some((cache, part)) = of_kind.iter().find(|(_, part)| self.entry(part).is_some()).or(of_kind.first())
         else {

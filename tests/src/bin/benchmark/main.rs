@@ -1,41 +1,54 @@
-//! Measures Fleetglass on real API servers, beside the API server it reads from, and prints the table of aims with this
-//! run's figures. Every comparison is a ratio within one run on one machine.
+//! Measures Fleetglass: on real API servers, beside the API server it reads from, and over fleets of simulated members up to
+//! two million pods. Prints the tables of aims with this run's figures, and writes them as JSON and as a page with plots.
 
+mod fleet;
 mod measure;
+mod page;
+mod real;
 mod report;
+mod storm;
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
-use tests::api_server::{ADMIN_TOKEN, ApiServer};
-use tests::eventually;
-use tests::karmada::registry;
-use tests::stage::{Plan, Stage};
-use tests::workloads::{Application, Filler};
+use tests::api_server::ADMIN_TOKEN;
+use tests::fleetglass;
 
-use measure::{Process, Reader, Target};
-use report::Report;
+use fleet::Size;
+use report::Results;
 
-/// Pods of one application, which has a namespace of its own for every tenth.
-const PODS_OF_APPLICATION: usize = 20;
-const PODS_OF_NAMESPACE: usize = 200;
-/// Updates timed one by one.
-const UPDATES: usize = 300;
+/// Pods of each simulated cluster.
+const PODS_OF_CLUSTER: usize = 2000;
 
 /// What is measured.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Pods in the member
-    #[arg(long, default_value_t = 10_000)]
-    pods: usize,
+    /// Pods in one member that is a real API server; several sizes by commas, none by an empty value
+    #[arg(long, value_delimiter = ',', default_value = "10000,50000", value_parser = size)]
+    real: Vec<usize>,
+    /// Pods in simulated clusters of 2,000 pods each; several sizes by commas, none by an empty value
+    #[arg(long, value_delimiter = ',', default_value = "10000,100000,1000000,2000000", value_parser = size)]
+    simulated: Vec<usize>,
+    /// Simulated clusters whose ten kinds are watched while nothing happens and while one floods, 0 for none
+    #[arg(long, default_value_t = 1000)]
+    storm: usize,
     /// Where to write the figures as JSON
+    #[arg(long, default_value = "target/benchmark/results.json")]
+    output: PathBuf,
+    /// Where to write the page with the plots
+    #[arg(long, default_value = "target/benchmark/results.html")]
+    page: PathBuf,
+    /// Make the page of figures that were written before, and measure nothing
     #[arg(long)]
-    output: Option<PathBuf>,
+    only_page: bool,
+    #[command(flatten)]
+    other: Other,
+}
+
+/// Another server that answers the same paths.
+#[derive(Debug, clap::Args)]
+struct Other {
     /// Measure this server's reads too: the URL below which it answers API paths
     #[arg(long, requires = "pid")]
     url: Option<String>,
@@ -50,161 +63,55 @@ struct Arguments {
     ca: Option<PathBuf>,
 }
 
+/// A number of pods; 0 for an empty value.
+fn size(text: &str) -> Result<usize, std::num::ParseIntError> {
+    if text.is_empty() { Ok(0) } else { text.parse() }
+}
+
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
-    tracing::info!("starting the servers");
-    let stage =
-        Stage::start(&Plan { members: 1, applications: 0, pods: 0, fleetglass: true, ..Plan::default() }).await?;
-    let member = stage.members.first().context("no member")?;
-    fill(member, arguments.pods).await?;
-    let mut report = Report::new(arguments.pods);
-    measure_sync(&stage, arguments.pods, &mut report).await?;
-    let fleetglass = stage.fleetglass()?;
-    let cache = format!("{}/apis/search.karmada.io/v1alpha1/search/cache", fleetglass.url);
-    let ours = Target::new(&cache, &fleetglass.authority, ADMIN_TOKEN, fleetglass.pid())?;
-    let theirs = Target::new(&member.url, &member.authority, ADMIN_TOKEN, member.pid())?;
-    tracing::info!("reading from Fleetglass");
-    measure_reads(&ours, arguments.pods, "fleetglass", &mut report).await?;
-    tracing::info!("reading from the API server itself");
-    measure_reads(&theirs, arguments.pods, "kube-apiserver", &mut report).await?;
-    if let (Some(url), Some(pid)) = (&arguments.url, arguments.pid) {
-        let authority = arguments.ca.as_ref().map(std::fs::read_to_string).transpose()?.unwrap_or_default();
-        tracing::info!("reading from {url}");
-        let other = Target::new(url, &authority, &arguments.token, pid)?;
-        measure_reads(&other, arguments.pods, "other", &mut report).await?;
-    }
-    tracing::info!("timing updates");
-    measure_updates(&ours, &theirs, arguments.pods, &mut report).await?;
-    tracing::info!("searching while much is updated");
-    let search = format!("{}/apis/search.karmada.io/v1alpha1/search", fleetglass.url);
-    let search = Target::new(&search, &fleetglass.authority, ADMIN_TOKEN, fleetglass.pid())?;
-    measure_storm(&search, &theirs, arguments.pods, &mut report).await?;
-    report.print()?;
-    if let Some(path) = &arguments.output {
-        std::fs::write(path, serde_json::to_string_pretty(&report.to_json()?)?)?;
-        tracing::info!("wrote {}", path.display());
-    }
-    Ok(())
-}
-
-fn application(number: usize) -> Application {
-    let per_namespace = PODS_OF_NAMESPACE / PODS_OF_APPLICATION;
-    Application { number, namespace: format!("space-{:03}", number / per_namespace), pods: PODS_OF_APPLICATION }
-}
-
-async fn fill(member: &ApiServer, pods: usize) -> Result<()> {
-    let filler = Arc::new(Filler::new(member)?);
-    for namespace in 0..pods.div_ceil(PODS_OF_NAMESPACE) {
-        filler.namespace(&format!("space-{namespace:03}")).await?;
-    }
-    let bar = ProgressBar::new(pods as u64);
-    bar.set_style(ProgressStyle::with_template(
-        "filling the member: {pos}/{len} pods, {elapsed}, {eta} left {wide_bar}",
-    )?);
-    let all = (0..pods).map(|index| application(index / PODS_OF_APPLICATION).pod(index % PODS_OF_APPLICATION));
-    filler.pods(all.collect(), || bar.inc(1)).await?;
-    bar.finish_and_clear();
-    Ok(())
-}
-
-/// From the moment the registry is written to the moment everything is held.
-async fn measure_sync(stage: &Stage, pods: usize, report: &mut Report) -> Result<()> {
-    let fleetglass = stage.fleetglass()?;
-    let process = Process(fleetglass.pid());
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let (idle, cpu, begun) = (process.resident_bytes()?, process.cpu()?, Instant::now());
-    stage.kubectl()?.apply(&registry("pods", &[], &["v1/Pod"]).to_string()).await?;
-    let client = fleetglass.client()?;
-    let status = format!("{}/apis/search.karmada.io/v1alpha1/search/status", fleetglass.url);
-    eventually(Duration::from_secs(300), async || {
-        let answer: Value = client.get(&status).bearer_auth(ADMIN_TOKEN).send().await?.json().await?;
-        let item = &answer["items"][0];
-        ensure!(item["synced"] == true && item["objects"] == pods, "{item}");
-        Ok(())
-    })
-    .await?;
-    report.set("fleetglass", "first sync, s", begun.elapsed().as_secs_f64());
-    // Training the dictionary goes on for a moment after the list is complete; it belongs to the price.
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    report.set("fleetglass", "first sync, CPU s", (process.cpu()? - cpu).as_secs_f64());
-    let held = process.resident_bytes()?;
-    report.set("fleetglass", "resident idle, MiB", idle as f64 / 1_048_576.0);
-    report.set("fleetglass", "resident holding, MiB", held as f64 / 1_048_576.0);
-    report.set("fleetglass", "bytes an object above idle", held.saturating_sub(idle) as f64 / pods as f64);
-    Ok(())
-}
-
-async fn measure_reads(target: &Target, pods: usize, column: &str, report: &mut Report) -> Result<()> {
-    let reader = Reader::new(target);
-    let all = reader.repeat("/api/v1/pods", 5).await?;
-    report.set(column, "list all, s", all.median.as_secs_f64());
-    report.set(column, "list all, CPU s", all.cpu.as_secs_f64());
-    report.set(column, "list all, MB/s", all.bytes as f64 / 1e6 / all.median.as_secs_f64());
-    target.process.reset_peak()?;
-    let before = target.process.resident_bytes()?;
-    report.set(
-        column,
-        "list all, 8 readers, lists/s",
-        reader.throughput("/api/v1/pods", 8, Duration::from_secs(6)).await?,
-    );
-    let peak = target.process.peak_bytes()?;
-    report.set(column, "peak resident, 8 readers, MiB", peak as f64 / 1_048_576.0);
-    report.set(column, "of it for the readers, MiB", peak.saturating_sub(before) as f64 / 1_048_576.0);
-    let gzip = Reader::compressed(target)?.repeat("/api/v1/pods", 3).await?;
-    report.set(column, "list all, gzip, s", gzip.median.as_secs_f64());
-    report.set(column, "list all, gzip, MB", gzip.bytes as f64 / 1e6);
-    let namespace = reader.repeat("/api/v1/namespaces/space-000/pods", 50).await?;
-    report.set(column, "namespace of 200, ms", namespace.median.as_secs_f64() * 1e3);
-    let number = pods / PODS_OF_APPLICATION / 2;
-    let labelled = reader.repeat(&format!("/api/v1/pods?labelSelector=app%3Dapp-{number:03}"), 50).await?;
-    report.set(column, "label selector, 20 of all, ms", labelled.median.as_secs_f64() * 1e3);
-    let one = reader.repeat("/api/v1/namespaces/space-000/pods/app-000-00000", 300).await?;
-    report.set(column, "one object, ms", one.median.as_secs_f64() * 1e3);
-    report.set(column, "one object, CPU ms", one.cpu.as_secs_f64() * 1e3);
-    Ok(())
-}
-
-/// Every so-manieth pod, spread over all of them.
-fn spread(pods: usize, many: usize) -> Vec<(String, String)> {
-    let named = |index: usize| {
-        let pod = index * (pods / many).max(1) % pods;
-        let application = application(pod / PODS_OF_APPLICATION);
-        let name = format!("{}-{:05}", application.name(), pod % PODS_OF_APPLICATION);
-        (application.namespace, name)
+    let results = if arguments.only_page {
+        let text = std::fs::read_to_string(&arguments.output).context("no figures were written before")?;
+        serde_json::from_str(&text)?
+    } else {
+        tracing::info!("building the program");
+        fleetglass::program()?;
+        let results = measured(&arguments).await?;
+        write(&arguments.output, &serde_json::to_string_pretty(&results)?)?;
+        results
     };
-    (0..many).map(named).collect()
+    results.print()?;
+    write(&arguments.page, &page::page(&results))
 }
 
-/// Updates in a second that are aimed at; the API server may bring fewer.
-const STORM: f64 = 1000.0;
-
-async fn measure_storm(search: &Target, theirs: &Target, pods: usize, report: &mut Report) -> Result<()> {
-    let time = Duration::from_secs(10);
-    let mut storm = measure::storm(search, theirs, &spread(pods, pods.min(2000)), STORM, time).await?;
-    storm.delays.sort();
-    let last = storm.delays.len().saturating_sub(1);
-    let at = |percent: usize| storm.delays.get(last * percent / 100).copied().unwrap_or_default();
-    report.set("fleetglass", "updates a second while searching", storm.rate);
-    report.set("fleetglass", "update found by a query, p99, ms", at(99).as_secs_f64() * 1e3);
+fn write(path: &PathBuf, text: &str) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(path, text)?;
+    tracing::info!("wrote {}", path.display());
     Ok(())
 }
 
-async fn measure_updates(ours: &Target, theirs: &Target, pods: usize, report: &mut Report) -> Result<()> {
-    let cpu = ours.process.cpu()?;
-    let mut delays = measure::update_delays(ours, theirs, spread(pods, UPDATES)).await?;
-    delays.sort();
-    let at = |percent: usize| delays.get((delays.len() - 1) * percent / 100).copied().unwrap_or_default();
-    report.set("fleetglass", "update seen after commit, median, ms", at(50).as_secs_f64() * 1e3);
-    report.set("fleetglass", "update seen after commit, p99, ms", at(99).as_secs_f64() * 1e3);
-    report.set(
-        "fleetglass",
-        "CPU for one update, ms",
-        (ours.process.cpu()? - cpu).as_secs_f64() * 1e3 / UPDATES as f64,
-    );
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    report.set("fleetglass", "resident at the end, MiB", ours.process.resident_bytes()? as f64 / 1_048_576.0);
-    Ok(())
+async fn measured(arguments: &Arguments) -> Result<Results> {
+    let mut results = Results::new();
+    for pods in arguments.real.iter().copied().filter(|pods| *pods > 0) {
+        tracing::info!("{pods} pods in a real API server");
+        results.real.push(real::measure(pods, &arguments.other).await?);
+    }
+    for pods in arguments.simulated.iter().copied().filter(|pods| *pods > 0) {
+        let size = Size { clusters: pods.div_ceil(PODS_OF_CLUSTER), pods };
+        tracing::info!("{pods} pods in {} simulated clusters", size.clusters);
+        results.fleets.push(fleet::measure(size).await?);
+        // What is measured next may fail; this must not be lost.
+        write(&arguments.output, &serde_json::to_string_pretty(&results)?)?;
+    }
+    if arguments.storm > 0 {
+        tracing::info!("ten watches on each of {} simulated clusters", arguments.storm);
+        results.storm = Some(storm::measure(arguments.storm).await?);
+    }
+    Ok(results)
 }

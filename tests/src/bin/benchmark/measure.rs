@@ -8,41 +8,7 @@ use futures::future::try_join_all;
 use parking_lot::Mutex;
 use reqwest::{Certificate, Client, Response};
 use serde_json::{Value, json};
-
-/// A process looked at from outside, through /proc.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Process(pub(crate) u32);
-
-impl Process {
-    /// Processor time used so far, in all threads.
-    pub(crate) fn cpu(self) -> Result<Duration> {
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.0))?;
-        // The program's name, in brackets, may hold blanks.
-        let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |at: usize| -> Result<u64> { Ok(fields.get(at).context("a short stat file")?.parse()?) };
-        // Linux counts in hundredths of a second here, whatever the kernel's own clock.
-        Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
-    }
-
-    pub(crate) fn resident_bytes(self) -> Result<u64> {
-        self.status("VmRSS:")
-    }
-
-    pub(crate) fn peak_bytes(self) -> Result<u64> {
-        self.status("VmHWM:")
-    }
-
-    /// Lets the peak begin anew.
-    pub(crate) fn reset_peak(self) -> Result<()> {
-        Ok(std::fs::write(format!("/proc/{}/clear_refs", self.0), "5")?)
-    }
-
-    fn status(self, field: &str) -> Result<u64> {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.0))?;
-        let line = text.lines().find_map(|line| line.strip_prefix(field)).context("no such field")?;
-        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
-    }
-}
+use tests::usage::Process;
 
 /// A server that answers API paths below a URL.
 pub(crate) struct Target {
@@ -158,14 +124,22 @@ pub(crate) struct Storm {
 /// Writers of a storm, each with one request under way.
 const WRITERS: usize = 8;
 
-/// Updates pods of `origin`, at most so many in a second, and asks `search` for some of them until they are found.
-pub(crate) async fn storm(
-    search: &Target,
-    origin: &Target,
-    pods: &[(String, String)],
-    rate: f64,
-    time: Duration,
-) -> Result<Storm> {
+/// Small objects that a storm updates: with large ones, the API server and not the search would be what is measured.
+const LIGHT: usize = 500;
+
+fn light(number: usize, turn: &str) -> String {
+    let metadata = json!({ "name": format!("light-{number}"), "annotations": { "benchmark/storm": turn } });
+    json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata }).to_string()
+}
+
+/// Updates small ConfigMaps of `origin`, at most so many in a second, and asks `search` for some of them until they are found.
+pub(crate) async fn storm(search: &Target, origin: &Target, rate: f64, time: Duration) -> Result<Storm> {
+    let collection = format!("{}/api/v1/namespaces/space-000/configmaps", origin.url);
+    let maker = origin.client(false)?;
+    for number in 0..LIGHT {
+        let request = maker.post(&collection).bearer_auth(&origin.token).header("content-type", "application/json");
+        request.body(light(number, "new")).send().await?.error_for_status()?;
+    }
     let begun = Instant::now();
     let next = AtomicUsize::new(0);
     let delays = Mutex::new(Vec::new());
@@ -175,15 +149,12 @@ pub(crate) async fn storm(
             let number = next.fetch_add(1, Ordering::Relaxed);
             let due = Duration::from_secs_f64(number as f64 / rate);
             tokio::time::sleep(due.saturating_sub(begun.elapsed())).await;
-            let (namespace, name) = pods.get(number % pods.len()).context("no pods")?;
-            let patch = json!({ "metadata": { "annotations": { "benchmark/storm": format!("turn-{number}") } } });
             let request = writer
-                .patch(format!("{}/api/v1/namespaces/{namespace}/pods/{name}", origin.url))
+                .put(format!("{collection}/light-{}", number % LIGHT))
                 .bearer_auth(&origin.token)
-                .header("content-type", "application/merge-patch+json")
-                .body(patch.to_string());
-            let answer = request.send().await?;
-            ensure!(answer.status().is_success(), "{name}: {}", answer.status());
+                .header("content-type", "application/json")
+                .body(light(number % LIGHT, &format!("turn-{number}")));
+            request.send().await?.error_for_status()?;
             if number.is_multiple_of(50) {
                 let committed = Instant::now();
                 let query = format!("/query?limit=1&q=annotation.benchmark/storm:turn-{number}");

@@ -17,7 +17,6 @@ use indexer::index::{Index, IndexSettings, IndexState, follow};
 use indexer::query::evaluate::Evaluator;
 use indexer::query::{Field, parse, parse_field};
 use indexer::raw::ObjectReader;
-use indexer::resource::{ApiResource, GroupVersionResource};
 use indexer::search::facets::count;
 use indexer::search::order::Order;
 use indexer::search::{Question, Scope, answer};
@@ -26,7 +25,7 @@ use jiff::Timestamp;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
-use tests::workloads::Application;
+use tests::crowd::{fill, resource};
 use tokio_util::sync::CancellationToken;
 
 /// As in the program.
@@ -113,60 +112,6 @@ fn walk(folder: &std::path::Path) -> Result<u64> {
     Ok(bytes)
 }
 
-fn gvr() -> GroupVersionResource {
-    GroupVersionResource::new("", "v1", "pods")
-}
-
-/// What an API server and kubelets add to a pod.
-fn lived_in(mut pod: Value, random: &mut StdRng, version: usize) -> Value {
-    let mut hex = |digits: usize| (0..digits).map(|_| format!("{:x}", random.random_range(0..16))).collect::<String>();
-    let suffix = format!("{}-{}", hex(10), hex(5));
-    let uid = format!("{}-{}-4{}-8{}-{}", hex(8), hex(4), hex(3), hex(3), hex(12));
-    for status in pod["status"]["containerStatuses"].as_array_mut().into_iter().flatten() {
-        status["containerID"] = json!(format!("containerd://{}", hex(64)));
-    }
-    let seconds = 1_750_000_000 + random.random_range(0..20_000_000);
-    let created = Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH).to_string();
-    let address = format!("10.{}.{}.{}", random.random::<u8>(), random.random::<u8>(), random.random::<u8>());
-    let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    pod["metadata"]["name"] = json!(format!("{name}-{suffix}"));
-    pod["metadata"]["uid"] = json!(uid);
-    pod["metadata"]["creationTimestamp"] = json!(created);
-    pod["metadata"]["resourceVersion"] = json!(version.to_string());
-    pod["metadata"]["labels"]["pod-template-hash"] = json!(&suffix[..10]);
-    pod["status"]["podIP"] = json!(address);
-    pod["status"]["podIPs"] = json!([{ "ip": address }]);
-    pod["status"]["startTime"] = json!(created);
-    pod
-}
-
-fn fill(cache: &Arc<Cache>, objects: usize, clusters: usize) -> Result<()> {
-    let bar = ProgressBar::new(objects as u64);
-    bar.set_style(ProgressStyle::with_template("making pods: {pos}/{len}, {elapsed}, {eta} left {wide_bar}")?);
-    let mut random = StdRng::seed_from_u64(7);
-    let served = ApiResource { gvr: gvr(), kind: "Pod".into(), namespaced: true, watchable: true };
-    let mut made = 0;
-    for cluster in 0..clusters {
-        let name = format!("cluster-{cluster:04}");
-        let mut writer = cache.open(&gvr()).writer(&name.as_str().into(), &served);
-        let reader = ObjectReader::new(&name.as_str().into(), "v1", "Pod");
-        let mut listed = indexer::entry::Entries::new();
-        for number in 0..objects / clusters {
-            let application = (number / 20 * 7 + cluster * 3) % 997;
-            let application =
-                Application { number: application, namespace: format!("space-{:03}", application / 10), pods: 20 };
-            let pod = lived_in(application.pod(number % 20), &mut random, made + 1);
-            listed.insert(writer.prepare(reader.read(&pod.to_string())?)?);
-            made += 1;
-        }
-        writer.apply(listed.iter().cloned().map(PreparedChange::Upsert));
-        writer.finish_list(&listed, made.to_string().into());
-        bar.inc((objects / clusters) as u64);
-    }
-    bar.finish_and_clear();
-    Ok(())
-}
-
 async fn until_built(index: &Index, objects: usize) -> Result<f64> {
     let begun = Instant::now();
     let bar = ProgressBar::new(objects as u64);
@@ -204,7 +149,7 @@ const CHURN: Duration = Duration::from_secs(10);
 
 /// Changes pods of one cluster all the time, and asks for one of them as soon as it is changed.
 fn churn(cache: &Arc<Cache>, index: &Index) -> Result<Vec<Figure>> {
-    let resource = cache.open(&gvr());
+    let resource = cache.open(&resource().gvr);
     let (cluster, part) = resource.snapshot(None).parts.into_iter().next().context("no cluster")?;
     let mut writer = resource.writer(&cluster, &part.served);
     let reader = ObjectReader::new(&cluster, "v1", "Pod");

@@ -1,0 +1,215 @@
+//! Documents of one moment, page by page: a point in time, and walks over what meets a condition then.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use opensearch::http::Method;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::{ReadError, Reader};
+use crate::backend::BackendError;
+use crate::backend::client::Request;
+
+/// Documents asked for at once, at first and at most, and about how many bytes of objects they are to have.
+const AT_ONCE: (usize, usize) = (50, 2_000);
+const BYTES: usize = 8 << 20;
+/// How long OpenSearch keeps a moment that nobody asks about.
+const KEPT: &str = "5m";
+
+/// What is read of a document.
+#[derive(Debug, Deserialize)]
+pub(super) struct Source {
+    pub(super) cluster: String,
+    pub(super) group: String,
+    pub(super) version: String,
+    pub(super) kind: String,
+    pub(super) resource: String,
+    #[serde(default)]
+    pub(super) namespace: String,
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) object: Option<Box<RawValue>>,
+}
+
+const READ: [&str; 8] = ["cluster", "group", "version", "kind", "resource", "namespace", "name", "object"];
+
+#[derive(Debug, Deserialize)]
+struct Answer {
+    #[serde(default)]
+    pit_id: Option<String>,
+    hits: Hits,
+    #[serde(default)]
+    aggregations: Value,
+    #[serde(rename = "_shards")]
+    shards: Shards,
+    timed_out: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Shards {
+    failed: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Hits {
+    #[serde(default)]
+    total: Option<Total>,
+    hits: Vec<FoundDocument>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Total {
+    value: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct FoundDocument {
+    #[serde(rename = "_source")]
+    source: Source,
+    #[serde(default)]
+    sort: Vec<Value>,
+}
+
+/// The documents of a backend as they are at one moment.
+pub(super) struct Moment {
+    reader: Arc<Reader>,
+    id: String,
+    knows_paths: bool,
+}
+
+/// Documents in an order, a page at a time.
+pub(super) struct Walk {
+    query: Value,
+    sort: Value,
+    behind: Option<Vec<Value>>,
+    is_done: bool,
+    at_once: usize,
+    /// How many there are in all, where that is asked for.
+    total: Option<u64>,
+}
+
+impl Moment {
+    /// The present one; none if nothing was ever written.
+    pub(super) async fn begin(reader: &Arc<Reader>) -> Result<Option<Self>, ReadError> {
+        #[derive(Deserialize)]
+        struct Begun {
+            pit_id: String,
+        }
+        let path = format!("{}/_search/point_in_time", reader.alias);
+        let parameters = [("keep_alive", KEPT), ("allow_partial_pit_creation", "false")];
+        match reader.client.ask::<Begun>(Request::new(Method::Post, &path).with(&parameters)).await {
+            Ok(begun) => {
+                let mut moment = Self { reader: Arc::clone(reader), id: begun.pit_id, knows_paths: false };
+                moment.knows_paths = reader.knows_paths().await?;
+                Ok(Some(moment))
+            }
+            Err(error) if error.status() == Some(404) && error.to_string().contains("index_not_found_exception") => {
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether flat objects can be asked whether a path is there.
+    pub(super) fn knows_paths(&self) -> bool {
+        self.knows_paths
+    }
+
+    async fn ask(&mut self, mut body: Value) -> Result<Answer, ReadError> {
+        body["pit"] = json!({ "id": self.id, "keep_alive": KEPT });
+        let answer: Answer = self.reader.client.ask(Request::new(Method::Post, "_search").json(&body)).await?;
+        if answer.shards.failed > 0 || answer.timed_out {
+            let text = format!("{} shards gave no answer", answer.shards.failed);
+            return Err(BackendError::Unsuitable(text).into());
+        }
+        if let Some(id) = &answer.pit_id {
+            self.id.clone_from(id);
+        }
+        Ok(answer)
+    }
+
+    /// How many documents a query takes.
+    pub(super) async fn count(&mut self, query: &Value) -> Result<u64, ReadError> {
+        let body = json!({ "size": 0, "track_total_hits": true, "query": query });
+        Ok(self.ask(body).await?.hits.total.map_or(0, |total| total.value))
+    }
+
+    /// What aggregations say of the documents that a query takes.
+    pub(super) async fn aggregate(&mut self, query: &Value, aggregations: &Value) -> Result<Value, ReadError> {
+        let body = json!({ "size": 0, "track_total_hits": false, "query": query, "aggs": aggregations });
+        Ok(self.ask(body).await?.aggregations)
+    }
+}
+
+impl Drop for Moment {
+    /// Tells OpenSearch that nobody asks about it any more. If that fails, it forgets by itself.
+    fn drop(&mut self) {
+        let (reader, id) = (Arc::clone(&self.reader), std::mem::take(&mut self.id));
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            let request = Request::new(Method::Delete, "_search/point_in_time").json(&json!({ "pit_id": [id] }));
+            if let Err(error) = reader.client.ask::<Value>(request).await {
+                tracing::debug!(%error, "a point in time was not closed");
+            }
+        });
+    }
+}
+
+impl Walk {
+    /// Over what a query takes, in any order.
+    pub(super) fn new(query: Value) -> Self {
+        let by = ["cluster", "group", "resource", "namespace", "name"];
+        Self::sorted(query, json!(by.map(|name| json!({ name: { "order": "asc", "missing": "_first" } }))))
+    }
+
+    /// Over what a query takes, in an order.
+    pub(super) fn sorted(query: Value, sort: Value) -> Self {
+        Self { query, sort, behind: None, is_done: false, at_once: AT_ONCE.0, total: None }
+    }
+
+    /// The same walk, which also counts with its first page what there is.
+    pub(super) fn counted(self) -> Self {
+        Self { total: Some(0), ..self }
+    }
+
+    /// What was counted.
+    pub(super) fn total(&self) -> u64 {
+        self.total.unwrap_or_default()
+    }
+
+    /// At most so many of the next ones; none if there are no more.
+    pub(super) async fn next(&mut self, moment: &mut Moment, most: usize) -> Result<Option<Vec<Source>>, ReadError> {
+        let size = most.min(self.at_once);
+        if self.is_done || size == 0 {
+            return Ok(None);
+        }
+        let mut body = json!({
+            "size": size,
+            "track_total_hits": self.total.is_some() && self.behind.is_none(),
+            "_source": READ,
+            "query": self.query,
+            "sort": self.sort,
+        });
+        if let Some(behind) = &self.behind {
+            body["search_after"] = json!(behind);
+        }
+        let Hits { total, mut hits } = moment.ask(body).await?.hits;
+        if let (Some(total), Some(known)) = (total, &mut self.total) {
+            *known = total.value.max(*known);
+        }
+        let bytes = hits.iter().filter_map(|hit| Some(hit.source.object.as_ref()?.get().len())).sum::<usize>();
+        if let Some(each) = bytes.checked_div(hits.len()) {
+            self.at_once = (BYTES / each.max(1)).clamp(1, AT_ONCE.1);
+        }
+        self.is_done = hits.len() < size;
+        self.behind = hits.last_mut().map(|last| std::mem::take(&mut last.sort));
+        Ok((!hits.is_empty()).then(|| hits.into_iter().map(|hit| hit.source).collect()))
+    }
+}
+
+/// Whether time is up.
+pub(super) fn is_late(deadline: Instant) -> bool {
+    Instant::now() >= deadline
+}

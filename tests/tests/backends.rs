@@ -1,0 +1,422 @@
+//! Credentials of backends, troubled backends, several of them, and several writers: on real nodes behind gates that ask who comes.
+
+mod shared;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+use shared::run;
+use tests::api_server::{ADMIN_TOKEN, ApiServer, Options};
+use tests::etcd::Etcd;
+use tests::eventually;
+use tests::fleetglass::{Fleetglass, program, serve_arguments, serving_pair};
+use tests::gate::signature::Keys;
+use tests::gate::{Gate, Lock, Trouble};
+use tests::karmada::registry;
+use tests::opensearch::OpenSearch;
+use tests::process::free_port;
+use tests::stage::{Plan, Stage};
+use tests::workloads::Filler;
+
+/// Within this time documents and conditions follow.
+const SOON: Duration = Duration::from_secs(60);
+const STATUS: &str = "/apis/search.karmada.io/v1alpha1/search/status";
+const OBJECTS: &str = "fleetglass-objects";
+/// ConfigMaps of the stage's member: four applications', and two of Kubernetes itself.
+const MAPS: usize = 6;
+
+struct Scene {
+    stage: Stage,
+    node: OpenSearch,
+}
+
+impl Scene {
+    async fn start() -> Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    async fn start_with(arguments: &[&str]) -> Result<Self> {
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        let stage = Stage::start(&Plan { members: 1, pods: 0, arguments, ..Plan::default() }).await?;
+        let node = OpenSearch::start(stage.folder()).await?;
+        Ok(Self { stage, node })
+    }
+
+    /// A registry over the ConfigMaps, sent to an address, with the name of a Secret if there is one.
+    async fn send(&self, name: &str, address: &str, secret: Option<&str>) -> Result<()> {
+        let mut registry = registry(name, &[], &["v1/ConfigMap"]);
+        registry["spec"]["backendStore"] = json!({ "openSearch": { "addresses": [address] } });
+        if let Some(secret) = secret {
+            let reference = json!({ "namespace": "default", "name": secret });
+            registry["spec"]["backendStore"]["openSearch"]["secretRef"] = reference;
+        }
+        self.stage.kubectl()?.apply(&registry.to_string()).await
+    }
+
+    async fn secret(&self, name: &str, pairs: &[(&str, &str)]) -> Result<()> {
+        let data: Map<String, Value> =
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), json!(STANDARD.encode(value)))).collect();
+        let metadata = json!({ "name": name, "namespace": "default" });
+        let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data });
+        // What an earlier one had is not to stay.
+        self.stage.kubectl()?.run(&["delete", "secret", name, "--ignore-not-found"]).await?;
+        self.stage.kubectl()?.apply(&secret.to_string()).await
+    }
+
+    async fn says(&self, registry: &str, expected: &[&str]) -> Result<()> {
+        let path =
+            "jsonpath={.status.conditions[0].status} {.status.conditions[0].reason} {.status.conditions[0].message}";
+        let words = ["get", "resourceregistry", registry, "-o", path];
+        eventually(SOON, async || {
+            let said = self.stage.kubectl()?.run(&words).await?;
+            ensure!(expected.iter().all(|part| said.contains(part)), "{registry} says {said:?} and not {expected:?}");
+            Ok(())
+        })
+        .await
+    }
+
+    async fn has(&self, node: &OpenSearch, documents: usize) -> Result<()> {
+        eventually(SOON, async || {
+            let found = node.documents(OBJECTS).await?.len();
+            ensure!(found == documents, "{found} documents instead of {documents}");
+            Ok(())
+        })
+        .await
+    }
+
+    async fn has_in_original_layout(&self, documents: usize) -> Result<BTreeMap<String, Value>> {
+        eventually(SOON, async || {
+            let found = self.node.documents("kubernetes-configmap").await?;
+            ensure!(found.len() == documents, "{} documents instead of {documents}", found.len());
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn withdraw(&self, name: &str) -> Result<()> {
+        self.stage.kubectl()?.run(&["delete", "resourceregistry", name]).await?;
+        self.has(&self.node, 0).await
+    }
+
+    fn member(&self) -> Result<&ApiServer> {
+        self.stage.members.first().context("no member")
+    }
+
+    async fn map(&self, name: &str, value: &str) -> Result<()> {
+        let map = config_map(name, value);
+        self.member()?.kubectl()?.apply(&map.to_string()).await
+    }
+
+    async fn backends(&self) -> Result<Vec<Value>> {
+        let status = self.stage.kubectl()?.raw(STATUS).await?;
+        Ok(status["backends"].as_array().cloned().unwrap_or_default())
+    }
+}
+
+fn config_map(name: &str, value: &str) -> Value {
+    let metadata = json!({ "name": name, "namespace": "team-000" });
+    json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": { "value": value } })
+}
+
+fn basic(password: &str) -> Lock {
+    Lock::Basic("writer".into(), password.into())
+}
+
+#[test]
+fn every_kind_of_credentials_opens_what_it_is_for() -> Result<()> {
+    run(async || {
+        let scene = Scene::start().await?;
+        let folder = scene.stage.folder();
+        let certificate = Gate::open(&scene.node.url, folder, Lock::Certificate).await?;
+        let pem = |path| std::fs::read_to_string(path);
+        let (shown, key) = (pem(&certificate.client.certificate)?, pem(&certificate.client.key)?);
+        let basic_gate = Gate::open(&scene.node.url, folder, basic("p@ss:word")).await?;
+        let bearer = Gate::open(&scene.node.url, folder, Lock::Bearer("t0ken".into())).await?;
+        let keys = Keys {
+            id: "AKEXAMPLE".into(),
+            key: "s1gned/secret".into(),
+            region: "eu-west-1".into(),
+            service: "es".into(),
+        };
+        let signed = Gate::open(&scene.node.url, folder, Lock::Signature(keys)).await?;
+        let cases: [(&Gate, Vec<(&str, &str)>); 5] = [
+            (&basic_gate, vec![("username", "writer"), ("password", "p@ss:word")]),
+            (&basic_gate, vec![("userName", "writer"), ("password", "p@ss:word")]),
+            (&bearer, vec![("token", "t0ken")]),
+            (&certificate, vec![("tls.crt", &shown), ("tls.key", &key)]),
+            (
+                &signed,
+                vec![
+                    ("awsRegion", "eu-west-1"),
+                    ("awsAccessKeyID", "AKEXAMPLE"),
+                    ("awsSecretAccessKey", "s1gned/secret"),
+                ],
+            ),
+        ];
+        for (gate, mut pairs) in cases {
+            pairs.push(("ca.crt", &gate.authority));
+            scene.secret("opensearch", &pairs).await?;
+            scene.send("sent", &gate.url, Some("opensearch")).await?;
+            scene.says("sent", &["True Synced", "written to https://127.0.0.1"]).await?;
+            scene.has(&scene.node, MAPS).await?;
+            assert_eq!((gate.anonymous(), gate.refused()), (0, 0));
+            scene.withdraw("sent").await?;
+        }
+        let log = scene.stage.fleetglass()?.log()?;
+        ensure!(!["p@ss:word", "t0ken", "PRIVATE KEY", "s1gned"].iter().any(|secret| log.contains(secret)), "{log}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_secret_in_disorder_is_told_and_nobody_is_asked_without_credentials() -> Result<()> {
+    run(async || {
+        let scene = Scene::start().await?;
+        let gate = Gate::open(&scene.node.url, scene.stage.folder(), basic("first")).await?;
+        scene.send("sent", &gate.url, Some("opensearch")).await?;
+        scene.says("sent", &["False BackendRefused", "Secret default/opensearch", "is not there"]).await?;
+        scene.secret("opensearch", &[("username", "writer"), ("ca.crt", &gate.authority)]).await?;
+        scene.says("sent", &["False BackendRefused", "username but no password"]).await?;
+        ensure!(gate.anonymous() + gate.refused() == 0, "it was asked");
+        let with = |password| [("username", "writer"), ("password", password), ("ca.crt", gate.authority.as_str())];
+        scene.secret("opensearch", &with("wrong")).await?;
+        scene.says("sent", &["False BackendFailing", "401"]).await?;
+        ensure!(gate.refused() > 0);
+        scene.secret("opensearch", &with("first")).await?;
+        scene.says("sent", &["True Synced"]).await?;
+        scene.has(&scene.node, MAPS).await?;
+        // The password is changed behind our back, then in the Secret.
+        gate.change_lock(basic("second"));
+        scene.map("rotated", "yes").await?;
+        scene.says("sent", &["False BackendFailing", "401"]).await?;
+        scene.secret("opensearch", &with("second")).await?;
+        scene.has(&scene.node, MAPS + 1).await?;
+        scene.says("sent", &["True Synced"]).await?;
+        scene.stage.kubectl()?.run(&["delete", "secret", "opensearch"]).await?;
+        scene.says("sent", &["False BackendRefused", "is not there"]).await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        scene.has(&scene.node, MAPS + 1).await?;
+        assert_eq!(gate.anonymous(), 0);
+        Ok(())
+    })
+}
+
+#[test]
+fn credentials_go_over_http_only_where_the_operator_allows_it() -> Result<()> {
+    run(async || {
+        let scene = Scene::start().await?;
+        let gate = Gate::open_plain(&scene.node.url, scene.stage.folder(), basic("open")).await?;
+        scene.secret("opensearch", &[("username", "writer"), ("password", "open")]).await?;
+        scene.send("sent", &gate.url, Some("opensearch")).await?;
+        scene.says("sent", &["False BackendRefused", "--opensearch-plaintext-credentials"]).await?;
+        ensure!(gate.passed() + gate.anonymous() + gate.refused() == 0, "it was asked");
+        let allowed = Scene::start_with(&["--opensearch-plaintext-credentials"]).await?;
+        allowed.secret("opensearch", &[("username", "writer"), ("password", "open")]).await?;
+        allowed.send("sent", &gate.url, Some("opensearch")).await?;
+        allowed.says("sent", &["True Synced"]).await?;
+        assert_eq!((gate.anonymous(), gate.refused()), (0, 0));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_backend_that_refuses_or_loses_answers_is_left_alone_as_long_as_it_asks() -> Result<()> {
+    run(async || {
+        let scene = Scene::start().await?;
+        let gate = Gate::open_plain(&scene.node.url, scene.stage.folder(), Lock::Open).await?;
+        scene.send("sent", &gate.url, None).await?;
+        scene.says("sent", &["True Synced"]).await?;
+        gate.trouble([Trouble::Refuse(429, Some(4))]);
+        let (asked, passed) = (Instant::now(), gate.passed());
+        scene.map("patient", "yes").await?;
+        scene.says("sent", &["False BackendFailing", "429"]).await?;
+        assert_eq!(gate.passed(), passed, "it asked again before it was time");
+        scene.has(&scene.node, MAPS + 1).await?;
+        ensure!(asked.elapsed() > Duration::from_secs(4), "{:?}", asked.elapsed());
+        scene.says("sent", &["True Synced"]).await?;
+        // Whatever was done and not told, and whatever was refused, comes to the same.
+        for round in 0..8 {
+            let trouble = if round % 2 == 0 { Trouble::LoseAnswer } else { Trouble::Refuse(503, None) };
+            gate.trouble([trouble]);
+            scene.map("troubled", &round.to_string()).await?;
+            scene.map(&format!("troubled-{round}"), "new").await?;
+            scene
+                .member()?
+                .kubectl()?
+                .run(&["delete", "configmap", "-n", "team-000", "patient", "--ignore-not-found"])
+                .await?;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        scene.has(&scene.node, MAPS + 9).await?;
+        eventually(SOON, async || {
+            let documents = scene.node.documents(OBJECTS).await?;
+            let written = documents.iter().find(|(id, _)| id.ends_with("/troubled")).context("no document")?.1;
+            ensure!(written["object"]["data"]["value"] == "7", "{written}");
+            Ok(())
+        })
+        .await?;
+        let backend = scene.backends().await?.pop().context("no backend")?;
+        ensure!(backend["retries"].as_u64() > Some(0) && backend["rejected"] == 0, "{backend}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_registry_that_names_another_backend_moves_there() -> Result<()> {
+    run(async || {
+        let scene = Scene::start().await?;
+        let other = OpenSearch::start(scene.stage.folder()).await?;
+        scene.send("moving", &scene.node.url, None).await?;
+        scene.has(&scene.node, MAPS).await?;
+        scene.send("moving", &other.url, None).await?;
+        scene.has(&other, MAPS).await?;
+        scene.has(&scene.node, 0).await?;
+        // The same node by another name is the same backend: nothing is written anew.
+        let by_name = other.url.replace("127.0.0.1", "localhost");
+        scene.send("moving", &by_name, None).await?;
+        scene.says("moving", &["True Synced", "localhost"]).await?;
+        scene.send("beside", &scene.node.url, None).await?;
+        scene.has(&scene.node, MAPS).await?;
+        scene.has(&other, MAPS).await?;
+        assert_eq!(scene.backends().await?.len(), 2);
+        Ok(())
+    })
+}
+
+#[test]
+fn nothing_is_deleted_while_nobody_knows_where_some_registry_sends_to() -> Result<()> {
+    run(async || {
+        let mut scene = Scene::start().await?;
+        let gate = Gate::open_plain(&scene.node.url, scene.stage.folder(), Lock::Open).await?;
+        scene.send("maps", &scene.node.url, None).await?;
+        // The same node, seen through a gate.
+        let mut others = registry("others", &[], &["apps/v1/Deployment"]);
+        others["spec"]["backendStore"] = json!({ "openSearch": { "addresses": [gate.url] } });
+        scene.stage.kubectl()?.apply(&others.to_string()).await?;
+        let both = MAPS + 4;
+        scene.has(&scene.node, both).await?;
+        // When the program starts again, the gate lets nobody through.
+        scene.stage.fleetglass.as_mut().context("no Fleetglass")?.kill()?;
+        gate.change_lock(Lock::Bearer("other".into()));
+        scene.stage.fleetglass.as_mut().context("no Fleetglass")?.restart().await?;
+        scene.says("maps", &["True Synced"]).await?;
+        scene.says("others", &["False BackendFailing", "401"]).await?;
+        scene.map("new", "yes").await?;
+        scene.has(&scene.node, both + 1).await?;
+        // Nor does it matter that the registry that is known leaves.
+        scene.stage.kubectl()?.run(&["delete", "resourceregistry", "maps"]).await?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        scene.has(&scene.node, both + 1).await?;
+        gate.change_lock(Lock::Open);
+        scene.says("others", &["True Synced"]).await?;
+        scene.has(&scene.node, 4).await?;
+        scene.withdraw("others").await
+    })
+}
+
+#[test]
+fn two_replicas_write_the_same() -> Result<()> {
+    run(async || {
+        let scene = Scene::start().await?;
+        let (authority, serving) = serving_pair(scene.stage.folder())?;
+        let (kubectl, port) = (scene.stage.kubectl()?, free_port()?);
+        let prefix = &scene.stage.control_plane.name;
+        let arguments = serve_arguments(kubectl.kubeconfig(), &scene.stage.etcd.url, prefix, port, &serving);
+        let folder = scene.stage.folder().join("second-replica");
+        std::fs::create_dir_all(&folder)?;
+        let mut second = Fleetglass::start(&program()?, folder, authority, port, arguments).await?;
+        scene.send("shared", &scene.node.url, None).await?;
+        for round in 0..10 {
+            scene.map(&format!("shared-{}", round % 4), &round.to_string()).await?;
+            if round % 3 == 0 {
+                let words = ["delete", "configmap", "-n", "team-000", "shared-1", "--ignore-not-found"];
+                scene.member()?.kubectl()?.run(&words).await?;
+            }
+            if round == 5 {
+                second.kill_and_restart().await?;
+            }
+        }
+        scene.has(&scene.node, MAPS + 3).await?;
+        second.stop()?;
+        scene.map("shared-1", "again").await?;
+        scene.has(&scene.node, MAPS + 4).await?;
+        scene.withdraw("shared").await
+    })
+}
+
+#[test]
+fn a_cluster_whose_versions_went_back_is_written_over() -> Result<()> {
+    run(async || {
+        let scene = Scene::start().await?;
+        for round in 0..20 {
+            scene.map("counted", &round.to_string()).await?;
+        }
+        scene.send("restored", &scene.node.url, None).await?;
+        scene.has(&scene.node, MAPS + 1).await?;
+        // Another cluster takes over the name, and counts from the beginning.
+        let folder = scene.stage.folder().join("young");
+        std::fs::create_dir_all(&folder)?;
+        let young = Etcd::start(&folder).await?;
+        let restored = ApiServer::start("member1", &young.url, &folder, Options::default()).await?;
+        Filler::new(&restored)?.namespace("team-000").await?;
+        restored.kubectl()?.apply(&config_map("app-000", "restored").to_string()).await?;
+        scene.stage.karmada.join_as("member1", &restored.url, ADMIN_TOKEN, Some(&restored.authority)).await?;
+        let shows = async |name: &str, value: &str| {
+            eventually(Duration::from_secs(60), async || {
+                let documents = scene.node.documents(OBJECTS).await?;
+                let id = format!("member1//configmaps/team-000/{name}");
+                let document = documents.get(&id).with_context(|| format!("no {id} in {:?}", documents.keys()))?;
+                ensure!(document["object"]["data"]["value"] == value, "{document}");
+                Ok(())
+            })
+            .await
+        };
+        shows("app-000", "restored").await?;
+        // From then on, its changes come at once.
+        restored.kubectl()?.apply(&config_map("app-000", "changed").to_string()).await?;
+        shows("app-000", "changed").await?;
+        eventually(SOON, async || {
+            let documents = scene.node.documents(OBJECTS).await?;
+            ensure!(!documents.contains_key("member1//configmaps/team-000/counted"), "what is gone is still there");
+            Ok(())
+        })
+        .await
+    })
+}
+
+#[test]
+fn dashboards_made_for_the_original_find_its_layout_and_nothing_that_is_gone() -> Result<()> {
+    run(async || {
+        let mut scene = Scene::start_with(&["--opensearch-original-layout"]).await?;
+        // As karmada-search has left it: its index, without fields of ours.
+        let closed = json!({ "type": "object", "enabled": false });
+        let metadata = json!({ "properties": { "labels": closed, "annotations": closed, "name": { "type": "text" } } });
+        let mapping = json!({ "mappings": { "properties": { "kind": { "type": "text" }, "metadata": metadata } } });
+        scene.node.ask(reqwest::Method::PUT, "kubernetes-configmap", Some(mapping)).await?;
+        scene.send("both", &scene.node.url, None).await?;
+        scene.map("seen", "1").await?;
+        scene.has(&scene.node, MAPS + 1).await?;
+        let found = scene.has_in_original_layout(MAPS + 1).await?;
+        let live = scene.member()?.kubectl()?.raw("/api/v1/namespaces/team-000/configmaps/seen").await?;
+        let document = found.get(live["metadata"]["uid"].as_str().context("no uid")?).context("not under its uid")?;
+        assert_eq!((&document["kind"], &document["metadata"]["name"]), (&json!("ConfigMap"), &json!("seen")));
+        assert_eq!(document["spec"], "null", "what it has no place for is not there");
+        ensure!(
+            document["metadata"]["annotations"]["resource.karmada.io/cached-from-cluster"] == "member1",
+            "{document}"
+        );
+        // What goes while nobody looks goes there too.
+        scene.stage.fleetglass.as_mut().context("no Fleetglass")?.kill()?;
+        scene.member()?.kubectl()?.run(&["delete", "configmap", "-n", "team-000", "seen"]).await?;
+        scene.stage.fleetglass.as_mut().context("no Fleetglass")?.restart().await?;
+        scene.has(&scene.node, MAPS).await?;
+        let left = scene.has_in_original_layout(MAPS).await?;
+        ensure!(!left.contains_key(live["metadata"]["uid"].as_str().unwrap_or_default()));
+        scene.withdraw("both").await?;
+        scene.has_in_original_layout(0).await.map(drop)
+    })
+}
