@@ -187,6 +187,8 @@ pub struct Traffic {
     pub changes: AtomicU64,
     /// Rounds that ended with a failure.
     pub failures: AtomicU64,
+    /// Objects that could not be taken.
+    pub refused: AtomicU64,
 }
 
 /// How well a cluster's part follows the cluster.
@@ -198,6 +200,25 @@ pub struct SyncState {
     pub last_seen: Option<Timestamp>,
     /// What went wrong since; none while all is well.
     pub failure: Option<Failure>,
+    /// What the cluster has that could not be taken, since the last whole list.
+    pub refused: Option<Refused>,
+}
+
+/// Objects that a cluster sent and that could not be taken; what was held of them before, if anything, is still held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// How often that was.
+    pub times: u64,
+    /// What was wrong with the last one, for people.
+    pub reason: String,
+}
+
+impl Refused {
+    /// Counts one more.
+    pub fn add(refused: &mut Option<Self>, reason: String) {
+        let times = refused.as_ref().map_or(0, |earlier| earlier.times) + 1;
+        *refused = Some(Self { times, reason });
+    }
 }
 
 /// What keeps a part from following its cluster.
@@ -365,7 +386,7 @@ impl ResourceCache {
             by_labels: objects.iter().cloned().collect(),
             objects,
             version,
-            sync: SyncState { synced: true, last_seen: Some(last_seen), failure },
+            sync: SyncState { synced: true, last_seen: Some(last_seen), failure, refused: None },
             printer_columns,
             floor: reached,
             size,

@@ -35,7 +35,15 @@ pub enum ObjectError {
     /// Names are printable; indexes put them side by side with control characters between them.
     #[error("the object's namespace or name has control characters in it")]
     NotPrintable,
-    /// Frames carry their length as 32 bits.
+    /// It is something else than what was asked for.
+    #[error("the object is of {found}, and not of {expected}")]
+    OtherKind {
+        /// What was asked for, as `apiVersion` and `kind`.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// Larger than anything an API server stores: whatever sends it is sick.
     #[error("the object is larger than {limit} bytes")]
     TooLarge {
         /// The bound, in bytes.
@@ -45,8 +53,8 @@ pub enum ObjectError {
 
 /// Longest namespace or name that is taken.
 const NAME_LIMIT: usize = 4096;
-/// Largest object that is taken: many times what any API server stores.
-const OBJECT_LIMIT: usize = 64 << 20;
+/// Largest object that is taken: ten times what any API server stores.
+const OBJECT_LIMIT: usize = 16 << 20;
 
 /// What the cache needs to know of an object, and the bytes to keep.
 #[derive(Debug)]
@@ -91,6 +99,7 @@ impl ObjectReader {
             return Err(ObjectError::TooLarge { limit: OBJECT_LIMIT });
         }
         let head: Head<'_> = serde_json::from_str(object)?;
+        self.check_kind(&head)?;
         let metadata: Metadata<'_> = serde_json::from_str(head.metadata.get())?;
         let name = metadata.name.filter(|name| !name.is_empty()).ok_or(ObjectError::NoName)?;
         let namespace = metadata.namespace.unwrap_or_default();
@@ -108,6 +117,23 @@ impl ObjectReader {
             name: name.into_owned(),
             bytes,
         })
+    }
+
+    /// What says of itself what it is must be what was asked for; API servers leave it out in lists of what they know well.
+    fn check_kind(&self, head: &Head<'_>) -> Result<(), ObjectError> {
+        let is_as = |told: Option<&RawValue>, wanted: &str| told.is_none_or(|told| told.get() == wanted);
+        if is_as(head.kind, &self.kind) && is_as(head.api_version, &self.api_version) {
+            return Ok(());
+        }
+        let read = |told: &str| serde_json::from_str::<String>(told);
+        let told = |told: Option<&RawValue>, wanted: &str| read(told.map_or(wanted, RawValue::get));
+        let found = (told(head.api_version, &self.api_version)?, told(head.kind, &self.kind)?);
+        let expected = (read(&self.api_version)?, read(&self.kind)?);
+        if found == expected {
+            return Ok(());
+        }
+        let name = |(api_version, kind): (String, String)| format!("{api_version} {kind}");
+        Err(ObjectError::OtherKind { expected: name(expected), found: name(found) })
     }
 
     fn splice(&self, object: &str, head: &Head<'_>, annotations: Option<&RawValue>) -> Result<Vec<u8>, ObjectError> {
@@ -322,7 +348,7 @@ mod tests {
     #[test]
     fn objects_without_annotations_gain_them_whether_absent_empty_or_null() {
         for annotations in ["", r#","annotations":{}"#, r#","annotations":null"#, r#","annotations":{ }"#] {
-            let object = format!(r#"{{"kind":"D","apiVersion":"v1","metadata":{{"name":"web"{annotations}}}}}"#);
+            let object = format!(r#"{{"metadata":{{"name":"web"{annotations}}}}}"#);
             assert_eq!(served(&object)["metadata"]["annotations"], json!({ CACHED_FROM_CLUSTER: "member1" }));
         }
     }
@@ -331,6 +357,17 @@ mod tests {
     fn list_items_gain_the_kind_that_api_servers_leave_out() {
         let served = served(r#"{"metadata":{"name":"web"}}"#);
         assert_eq!((served["apiVersion"].as_str(), served["kind"].as_str()), (Some("apps/v1"), Some("Deployment")));
+    }
+
+    #[test]
+    fn what_says_that_it_is_something_else_is_refused_by_name() {
+        let object = r#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"web"}}"#;
+        assert_eq!(
+            reader().read(object).unwrap_err().to_string(),
+            "the object is of v1 Pod, and not of apps/v1 Deployment"
+        );
+        let escaped = r#"{"kind":"Deploym\u0065nt","apiVersion":"apps\/v1","metadata":{"name":"web"}}"#;
+        assert_eq!(reader().read(escaped).unwrap().name, "web");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use serde::{Deserialize, Serialize};
 
-use crate::cache::{Cache, Part, Snapshot};
+use crate::cache::{Cache, Part, Refused, Snapshot};
 use crate::member::MemberHealth;
 use crate::plan::{Unserved, UnservedReason};
 use crate::resource::{ClusterName, GroupVersionResource};
@@ -36,7 +36,7 @@ pub struct SyncStatus {
     /// When the cluster was last heard from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<String>,
-    /// What is wrong.
+    /// What is wrong. It may be synced all the same, where single objects can't be taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -70,6 +70,13 @@ pub enum Notice {
         /// What keeps it.
         reason: Option<String>,
     },
+    /// It sends objects that can't be taken.
+    Refused {
+        /// The cluster.
+        cluster: ClusterName,
+        /// How many, and what is wrong with them.
+        refused: Refused,
+    },
     /// It serves the resource in another version only.
     OtherVersion {
         /// The cluster.
@@ -83,9 +90,10 @@ impl Notice {
     /// The cluster it is about.
     pub fn cluster(&self) -> &ClusterName {
         match self {
-            Self::OutOfTouch { cluster, .. } | Self::NotSynced { cluster, .. } | Self::OtherVersion { cluster, .. } => {
-                cluster
-            }
+            Self::OutOfTouch { cluster, .. }
+            | Self::NotSynced { cluster, .. }
+            | Self::Refused { cluster, .. }
+            | Self::OtherVersion { cluster, .. } => cluster,
         }
     }
 
@@ -102,12 +110,23 @@ impl Notice {
             Self::NotSynced { cluster, reason: Some(reason), .. } => {
                 format!("cluster {cluster} has not been read yet, its objects are missing: {reason}")
             }
+            Self::Refused { cluster, refused } => {
+                format!("cluster {cluster}: {}", left_out(refused))
+            }
             Self::OtherVersion { cluster, api_version } => {
                 format!(
                     "cluster {cluster} serves this resource as {api_version}; its objects are shown in that version"
                 )
             }
         }
+    }
+}
+
+fn left_out(refused: &Refused) -> String {
+    let Refused { times, reason } = refused;
+    match times {
+        1 => format!("an object of it is left out: {reason}"),
+        _ => format!("objects of it are left out, {times} times so far, the last one because {reason}"),
     }
 }
 
@@ -159,6 +178,9 @@ fn part_notice(
     if let Some(since) = out_of_touch_since(overview, &cluster, part) {
         return Some(Notice::OutOfTouch { cluster, since, objects: part.objects.len() });
     }
+    if let Some(refused) = part.sync.refused.clone() {
+        return Some(Notice::Refused { cluster, refused });
+    }
     let is_other = part.served.gvr.version != resource.version;
     is_other.then(|| Notice::OtherVersion { cluster, api_version: part.served.gvr.api_version() })
 }
@@ -192,17 +214,19 @@ fn why_missing(overview: &Overview, cluster: &ClusterName) -> String {
 pub fn sync_statuses(overview: &Overview, cache: &Cache) -> Vec<SyncStatus> {
     let watched = overview.plan.watches.iter().map(|(key, target)| {
         let part = cache.get(&key.resource).and_then(|cache| cache.part(&key.cluster));
-        let error = part.as_ref().and_then(|part| error_of(overview, &key.cluster, part));
+        let failure = part.as_ref().and_then(|part| failure_of(overview, &key.cluster, part));
+        let is_synced = failure.is_none() && part.as_ref().is_some_and(|part| part.sync.synced);
+        let refused = || part.as_ref()?.sync.refused.as_ref().map(|refused| left_out(refused));
         SyncStatus {
             cluster: key.cluster.clone(),
             group: key.resource.group.to_string(),
             version: key.resource.version.to_string(),
             resource: key.resource.resource.to_string(),
             registries: target.registries.clone(),
-            synced: part.as_ref().is_some_and(|part| part.sync.synced) && error.is_none(),
+            synced: is_synced,
             objects: part.as_ref().map_or(0, |part| part.objects.len()),
             last_seen: part.as_ref().and_then(|part| part.sync.last_seen).map(seconds),
-            error,
+            error: failure.or_else(refused),
         }
     });
     let unserved = overview.plan.unserved.iter().map(|unserved| unserved_status(overview, unserved));
@@ -226,7 +250,7 @@ pub fn sync_statuses(overview: &Overview, cache: &Cache) -> Vec<SyncStatus> {
     statuses
 }
 
-fn error_of(overview: &Overview, cluster: &ClusterName, part: &Part) -> Option<String> {
+fn failure_of(overview: &Overview, cluster: &ClusterName, part: &Part) -> Option<String> {
     if let Some(failure) = &part.sync.failure {
         return Some(failure.message.clone());
     }

@@ -83,7 +83,7 @@ impl ApiServer {
             ensure!(answer.status().is_success(), "readyz answers {}", answer.status());
             Ok(())
         };
-        self.server.until(Duration::from_secs(60), check).await
+        self.server.until(Duration::from_secs(180), check).await
     }
 
     /// Ends it at once, as a power cut would.

@@ -56,9 +56,9 @@ impl Estate {
         let mut server = Server::start("estate", &program()?, arguments, folder.path())?;
         let kubectl = Kubectl::new(&folder.path().join("kubeconfig"));
         let ready = async || kubectl.run(&["get", "--raw", "/readyz"]).await.map(drop);
-        server.until(Duration::from_secs(60), ready).await?;
+        server.until(Duration::from_secs(180), ready).await?;
         kubectl.run(&["apply", "-f", &demo.join("registry.yaml").display().to_string()]).await?;
-        let wait = ["wait", "--for=condition=Ready", "resourceregistry/deployment-search", "--timeout=20s"];
+        let wait = ["wait", "--for=condition=Ready", "resourceregistry/deployment-search", "--timeout=120s"];
         kubectl.run(&wait).await?;
         Ok(Self { kubectl, server, folder })
     }

@@ -34,7 +34,7 @@ impl Etcd {
             ensure!(answer.status().is_success(), "etcd answers {}", answer.status());
             Ok(())
         };
-        server.until(Duration::from_secs(60), check).await?;
+        server.until(Duration::from_secs(180), check).await?;
         Ok(Self { url, server })
     }
 

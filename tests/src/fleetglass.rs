@@ -11,6 +11,7 @@ use reqwest::{Certificate, Client, Identity};
 use serde_json::json;
 
 use crate::api_server::{ApiServer, client};
+use crate::eventually;
 use crate::parts::cargo_program;
 use crate::pki::{Authority, Pair};
 use crate::process::{Server, free_port};
@@ -71,8 +72,15 @@ impl Fleetglass {
     pub async fn register(&self, control_plane: &ApiServer) -> Result<()> {
         let kubectl = control_plane.kubectl()?;
         kubectl.apply(&registration(self.port, &self.authority)).await?;
-        let wait = ["wait", "--for=condition=Available", "apiservice/v1alpha1.search.karmada.io", "--timeout=60s"];
-        kubectl.run(&wait).await.map(drop)
+        let wait = ["wait", "--for=condition=Available", "apiservice/v1alpha1.search.karmada.io", "--timeout=120s"];
+        kubectl.run(&wait).await?;
+        // That may be said of the one before, and what a server serves is asked for a moment later.
+        eventually(Duration::from_secs(60), async || {
+            let resources = kubectl.run(&["api-resources", "--api-group=search.karmada.io", "-o", "name"]).await?;
+            ensure!(resources.contains("resourceregistries"), "not discovered yet: {resources}");
+            kubectl.run(&["get", "resourceregistries"]).await.map(drop)
+        })
+        .await
     }
 
     /// Starts it with these arguments, under the program's path.
@@ -102,7 +110,7 @@ impl Fleetglass {
             ensure!(answer.status().is_success(), "readyz answers {}", answer.status());
             Ok(())
         };
-        self.server.until(Duration::from_secs(60), check).await
+        self.server.until(Duration::from_secs(180), check).await
     }
 
     /// Ends it at once (`kill -9`) and starts it again.

@@ -1,11 +1,14 @@
 //! What a Karmada control plane adds to an API server, as far as Fleetglass looks at it: `Cluster` objects and their Secrets.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::api_server::{ADMIN_TOKEN, ApiServer};
+use crate::eventually;
 use crate::kubectl::Kubectl;
 
 /// The namespace of the clusters' Secrets.
@@ -44,8 +47,11 @@ impl ControlPlane {
     pub async fn install(kubectl: Kubectl) -> Result<Self> {
         kubectl.apply(&cluster_definition().to_string()).await?;
         kubectl
-            .run(&["wait", "--for=condition=Established", "crd/clusters.cluster.karmada.io", "--timeout=30s"])
+            .run(&["wait", "--for=condition=Established", "crd/clusters.cluster.karmada.io", "--timeout=120s"])
             .await?;
+        // Established is not yet served.
+        let served = async || kubectl.run(&["get", "clusters.cluster.karmada.io"]).await.map(drop);
+        eventually(Duration::from_secs(60), served).await?;
         let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
         kubectl.apply(&namespace.to_string()).await?;
         Ok(Self { kubectl })

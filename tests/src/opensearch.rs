@@ -155,7 +155,7 @@ impl OpenSearch {
             ensure!(answer.status().is_success(), "OpenSearch answers {}", answer.status());
             Ok(())
         };
-        server.until(Duration::from_secs(120), check).await?;
+        server.until(Duration::from_secs(300), check).await?;
         self.server = Some(server);
         Ok(())
     }

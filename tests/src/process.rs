@@ -1,5 +1,6 @@
 //! Servers as child processes: they log to files and never outlive the process that started them, however it ends.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::net::TcpListener;
@@ -8,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use parking_lot::Mutex;
 
 /// A running server.
 #[derive(Debug)]
@@ -152,7 +154,14 @@ impl Drop for Sweeper {
 /// # Errors
 /// If there is none.
 pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    // Nobody holds it until its server does; at least none is given out twice.
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        if GIVEN.lock().insert(port) {
+            return Ok(port);
+        }
+    }
 }
 
 #[cfg(test)]

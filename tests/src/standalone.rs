@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use reqwest::{Certificate, Client, Identity, Response};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Response};
 use serde_json::Value;
 
 use crate::estate::SEARCH;
@@ -40,7 +40,7 @@ impl Standalone {
         let mut server = Server::start("standalone", &program()?, &arguments, folder)?;
         let kubectl = Kubectl::new(&folder.join("kubeconfig"));
         let ready = async || kubectl.run(&["get", "--raw", "/readyz"]).await.map(drop);
-        server.until(Duration::from_secs(60), ready).await?;
+        server.until(Duration::from_secs(180), ready).await?;
         let client = client(kubectl.kubeconfig())?;
         let (url, folder) = (format!("https://127.0.0.1:{port}"), folder.to_path_buf());
         Ok(Self { kubectl, url, client, folder, arguments, server })
@@ -87,12 +87,13 @@ impl Standalone {
         self.answer_to(&self.client, what, parameters).await
     }
 
-    /// The same on a connection of its own: who doesn't read on holds up nobody else.
+    /// The same on a connection of its own, and as it is: who doesn't read on holds up nobody else.
     ///
     /// # Errors
     /// If it doesn't answer.
     pub async fn answer_apart(&self, what: &str, parameters: &[(&str, &str)]) -> Result<Response> {
-        self.answer_to(&client(self.kubectl.kubeconfig())?, what, parameters).await
+        let client = builder(self.kubectl.kubeconfig())?.no_gzip().build()?;
+        self.answer_to(&client, what, parameters).await
     }
 
     async fn answer_to(&self, client: &Client, what: &str, parameters: &[(&str, &str)]) -> Result<Response> {
@@ -122,6 +123,10 @@ impl Standalone {
 }
 
 fn client(kubeconfig: &Path) -> Result<Client> {
+    Ok(builder(kubeconfig)?.build()?)
+}
+
+fn builder(kubeconfig: &Path) -> Result<ClientBuilder> {
     let config: Value = serde_yaml::from_str(&std::fs::read_to_string(kubeconfig)?)?;
     let data = |value: &Value| -> Result<Vec<u8>> {
         Ok(STANDARD.decode(value.as_str().context("a kubeconfig without certificates")?)?)
@@ -129,5 +134,5 @@ fn client(kubeconfig: &Path) -> Result<Client> {
     let user = &config["users"][0]["user"];
     let authority = Certificate::from_pem(&data(&config["clusters"][0]["cluster"]["certificate-authority-data"])?)?;
     let pem = [data(&user["client-certificate-data"])?, data(&user["client-key-data"])?].concat();
-    Ok(Client::builder().tls_certs_only([authority]).identity(Identity::from_pem(&pem)?).build()?)
+    Ok(Client::builder().tls_certs_only([authority]).identity(Identity::from_pem(&pem)?))
 }

@@ -20,7 +20,7 @@ async fn registered(stage: &Stage) -> Result<()> {
     let kubectl = stage.kubectl()?;
     let kinds = ["apps/v1/Deployment", "v1/Pod", "v1/Node", "v1/Service", "v1/ConfigMap"];
     kubectl.apply(&registry("aggregation", &["member1", "member2"], &kinds).to_string()).await?;
-    kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/aggregation", "--timeout=20s"]).await.map(drop)
+    kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/aggregation", "--timeout=120s"]).await.map(drop)
 }
 
 async fn list(stage: &Stage, path: &str) -> Result<Value> {
@@ -243,21 +243,21 @@ fn a_kind_that_exists_in_one_member_only_is_read_with_its_own_columns() -> Resul
     on_stage(async |stage| {
         let member = stage.members[0].kubectl()?;
         member.apply(&widget_definition().to_string()).await?;
-        member.run(&["wait", "--for=condition=Established", "crd/widgets.example.io", "--timeout=20s"]).await?;
+        member.run(&["wait", "--for=condition=Established", "crd/widgets.example.io", "--timeout=120s"]).await?;
         let widget = json!({ "apiVersion": "example.io/v1", "kind": "Widget",
             "metadata": { "name": "w1", "namespace": "team-000" }, "spec": { "size": 7 } });
-        member.apply(&widget.to_string()).await?;
+        eventually(Duration::from_secs(60), async || member.apply(&widget.to_string()).await).await?;
         let kubectl = stage.kubectl()?;
         kubectl.apply(&registry("widgets", &[], &["example.io/v1/Widget"]).to_string()).await?;
         let server = format!("--server={}{CACHE}", stage.control_plane.url);
         // A kind that is new in a member is found when the member is asked again what it serves.
-        eventually(Duration::from_secs(60), async || {
+        eventually(Duration::from_secs(120), async || {
             let table = kubectl.run(&[&server, "get", "widgets", "-A"]).await?;
             ensure!(table.contains("SIZE") && table.contains("w1") && table.contains('7'), "{table}");
             Ok(())
         })
         .await?;
-        eventually(Duration::from_secs(60), async || {
+        eventually(Duration::from_secs(120), async || {
             let path = "jsonpath={.status.conditions[0].status} {.status.conditions[0].message}";
             let ready = kubectl.run(&["get", "resourceregistry", "widgets", "-o", path]).await?;
             ensure!(ready.starts_with("True") && ready.contains("not served by all: example.io/v1 Widget"), "{ready}");

@@ -64,7 +64,7 @@ fn namespaces_end_and_garbage_is_collected_also_what_registries_own() -> Result<
         let _controllers = Controllers::start(&stage.control_plane, stage.folder())?;
         kubectl.run(&["create", "namespace", "doomed"]).await?;
         kubectl.run(&["create", "configmap", "inside", "-n", "doomed"]).await?;
-        kubectl.run(&["delete", "namespace", "doomed", "--timeout=60s"]).await?;
+        kubectl.run(&["delete", "namespace", "doomed", "--timeout=180s"]).await?;
 
         kubectl.apply(&registry("owner", &[], &["apps/v1/Deployment"]).to_string()).await?;
         let owner = kubectl.raw("/apis/search.karmada.io/v1alpha1/resourceregistries/owner").await?;
@@ -78,7 +78,7 @@ fn namespaces_end_and_garbage_is_collected_also_what_registries_own() -> Result<
         tokio::time::sleep(Duration::from_secs(5)).await;
         kubectl.run(&["get", "configmap", "owned"]).await?;
         kubectl.run(&["delete", "resourceregistry", "owner", "--cascade=background"]).await?;
-        eventually(Duration::from_secs(60), async || {
+        eventually(Duration::from_secs(180), async || {
             let gone = kubectl.try_run(&["get", "configmap", "owned"], "").await?;
             ensure!(gone.stderr.contains("(NotFound)"), "it is still there");
             Ok(())
@@ -95,7 +95,8 @@ fn it_goes_on_following_after_the_control_plane_restarted() -> Result<()> {
         kubectl.apply(&registry("lasting", &[], &["apps/v1/Deployment"]).to_string()).await?;
         let fleetglass = stage.fleetglass.take().context("no fleetglass")?;
         let url = format!("{}/apis/search.karmada.io/v1alpha1/resourceregistries?watch=true", fleetglass.url);
-        let mut watch = fleetglass.client()?.get(url).bearer_auth(ADMIN_TOKEN).send().await?;
+        let watch = fleetglass.client()?.get(url).timeout(Duration::from_secs(600)).bearer_auth(ADMIN_TOKEN);
+        let mut watch = watch.send().await?;
         let further = stage.further_member("member2", Options::default()).await?;
         let Stage { control_plane, karmada, members, etcd: _etcd, .. } = &mut stage;
         let stopped = std::mem::replace(control_plane, members.pop().context("no member")?).kill();
@@ -108,14 +109,14 @@ fn it_goes_on_following_after_the_control_plane_restarted() -> Result<()> {
         let restarted = stopped.restart().await?;
         karmada.join(&further).await?;
         further.kubectl()?.run(&["create", "deployment", "late", "--image=nginx"]).await?;
-        eventually(Duration::from_secs(60), async || {
+        eventually(Duration::from_secs(120), async || {
             let seen = read().await?;
             ensure!(seen == ["member2/late", "member1/app-000"], "{seen:?}");
             Ok(())
         })
         .await?;
         kubectl
-            .run(&["wait", "--for=condition=Available", "apiservice/v1alpha1.search.karmada.io", "--timeout=60s"])
+            .run(&["wait", "--for=condition=Available", "apiservice/v1alpha1.search.karmada.io", "--timeout=120s"])
             .await?;
         kubectl.run(&["label", "resourceregistry", "lasting", "seen=yes"]).await?;
         let seen = async {
@@ -128,7 +129,7 @@ fn it_goes_on_following_after_the_control_plane_restarted() -> Result<()> {
             }
             anyhow::bail!("the watch ended: {text}")
         };
-        tokio::time::timeout(Duration::from_secs(10), seen).await??;
+        tokio::time::timeout(Duration::from_secs(60), seen).await??;
         drop(restarted);
         Ok(())
     })

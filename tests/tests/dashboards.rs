@@ -68,7 +68,7 @@ async fn prometheus(stage: &Stage) -> Result<(Server, String)> {
 async fn make_traffic(stage: &Stage) -> Result<()> {
     let kubectl = stage.kubectl()?;
     kubectl.apply(&registry("shown", &[], &["apps/v1/Deployment", "v1/Pod"]).to_string()).await?;
-    kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/shown", "--timeout=20s"]).await?;
+    kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/shown", "--timeout=120s"]).await?;
     // A backend that nobody answers for has figures, too.
     let mut sent = registry("sent", &[], &["v1/Node"]);
     sent["spec"]["backendStore"] = json!({ "openSearch": { "addresses": ["http://127.0.0.1:1"] } });

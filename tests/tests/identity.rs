@@ -92,7 +92,7 @@ fn readers_of_registries_cannot_write_them() -> Result<()> {
               "subjects": [{ "kind": "User", "name": "viewer", "apiGroup": "rbac.authorization.k8s.io" }] },
         ] });
         kubectl.apply(&rules.to_string()).await?;
-        tests::eventually(std::time::Duration::from_secs(15), async || {
+        tests::eventually(std::time::Duration::from_secs(60), async || {
             kubectl.run(&["--as=viewer", "get", "resourceregistries"]).await.map(drop)
         })
         .await?;

@@ -27,7 +27,7 @@ async fn stage(further: &[String]) -> Result<Stage> {
             .await?;
     let kubectl = stage.kubectl()?;
     kubectl.apply(&registry("all", &[], &["v1/Pod", "apps/v1/Deployment"]).to_string()).await?;
-    kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/all", "--timeout=20s"]).await?;
+    kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/all", "--timeout=120s"]).await?;
     Ok(stage)
 }
 

@@ -167,11 +167,11 @@ fn the_permissions_that_the_manifests_give_are_enough() -> Result<()> {
         let folder = stage.folder().join("few-permissions");
         std::fs::create_dir_all(&folder)?;
         let started = Fleetglass::start(&program()?, folder, authority, port, arguments).await?;
-        let wait = ["wait", "--for=condition=Available", "apiservice/v1alpha1.search.karmada.io", "--timeout=60s"];
+        let wait = ["wait", "--for=condition=Available", "apiservice/v1alpha1.search.karmada.io", "--timeout=120s"];
         kubectl.run(&wait).await?;
         kubectl.apply(&registry("few", &[], &["apps/v1/Deployment"]).to_string()).await?;
         shows_both_deployments(&kubectl).await?;
-        kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/few", "--timeout=10s"]).await?;
+        kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/few", "--timeout=120s"]).await?;
 
         let nobody = stage.control_plane.kubectl_as("nobody", NOBODY_TOKEN)?;
         let path = format!("{CACHE}/apis/apps/v1/deployments");
@@ -201,22 +201,31 @@ fn two_replicas_answer_alike_and_do_not_quarrel_over_conditions() -> Result<()> 
         std::fs::create_dir_all(&folder)?;
         let second = Fleetglass::start(&program()?, folder, authority, port, arguments).await?;
         kubectl.apply(&registry("shared", &[], &["apps/v1/Deployment", "v1/Node"]).to_string()).await?;
-        kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/shared", "--timeout=15s"]).await?;
+        kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/shared", "--timeout=120s"]).await?;
         shows_both_deployments(&kubectl).await?;
-        let lists = futures::future::try_join_all([stage.fleetglass()?, &second].map(async |replica| -> Result<_> {
-            let url = format!("{}{CACHE}/apis/apps/v1/deployments", replica.url);
-            let answer = replica.client()?.get(url).bearer_auth(ADMIN_TOKEN).send().await?.error_for_status()?;
-            Ok(answer.json::<serde_json::Value>().await?)
-        }))
+        let replicas = [stage.fleetglass()?, &second];
+        eventually(Duration::from_secs(120), async || {
+            let lists = futures::future::try_join_all(replicas.map(async |replica| -> Result<_> {
+                let url = format!("{}{CACHE}/apis/apps/v1/deployments", replica.url);
+                let answer = replica.client()?.get(url).bearer_auth(ADMIN_TOKEN).send().await?.error_for_status()?;
+                Ok(answer.json::<serde_json::Value>().await?)
+            }))
+            .await?;
+            ensure!(lists[0]["items"] == lists[1]["items"] && origins(&lists[1]).len() == 2, "{lists:?}");
+            Ok(())
+        })
         .await?;
-        assert_eq!(lists[0]["items"], lists[1]["items"]);
-        tokio::time::sleep(Duration::from_secs(3)).await;
         let version = || async {
             kubectl.run(&["get", "resourceregistry", "shared", "-o", "jsonpath={.metadata.resourceVersion}"]).await
         };
-        let before = version().await?;
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        assert_eq!(before, version().await?, "nothing changed, so nothing is written");
-        Ok(())
+        // Replicas that quarrel never come to rest.
+        eventually(Duration::from_secs(60), async || {
+            let before = version().await?;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let after = version().await?;
+            ensure!(before == after, "written although nothing changed: {before}, {after}");
+            Ok(())
+        })
+        .await
     })
 }

@@ -246,9 +246,13 @@ fn addresses_alone_are_enough_and_documents_follow_objects() -> Result<()> {
             .await?,
             8
         );
-        let backend = scene.backend().await?;
-        assert_eq!((&backend["state"], &backend["queue"]), (&"Following".into(), &0.into()));
-        assert_eq!((&backend["rejected"], &backend["registries"]), (&0.into(), &json!(["sent"])));
+        eventually(SOON, async || {
+            let backend = scene.backend().await?;
+            ensure!(backend["state"] == "Following" && backend["queue"] == 0, "{backend}");
+            ensure!(backend["rejected"] == 0 && backend["registries"] == json!(["sent"]), "{backend}");
+            Ok(())
+        })
+        .await?;
         scene.clean_up("member1").await?;
         scene.withdraw("sent").await
     })
@@ -306,8 +310,12 @@ fn a_restart_writes_only_what_changed_meanwhile_and_deletes_what_went() -> Resul
         member.apply(&list(&[config_map("churn-1", 1)])).await?;
         scene.stage.fleetglass.as_mut().context("no Fleetglass")?.restart().await?;
         scene.converges(&BOTH).await?;
-        let backend = scene.follows().await?;
-        assert_eq!((&backend["written"], &backend["deleted"]), (&1.into(), &1000.into()));
+        eventually(SOON, async || {
+            let backend = scene.follows().await?;
+            ensure!(backend["written"] == 1 && backend["deleted"] == 1000, "{backend}");
+            Ok(())
+        })
+        .await?;
         scene.clean_up("member1").await?;
         scene.withdraw("kept").await
     })

@@ -50,7 +50,7 @@ fn kubectl_creates_changes_and_deletes_registries_in_every_way_it_knows() -> Res
         assert_eq!(by_label.trim(), "resourceregistry.search.karmada.io/handled");
         let table = kubectl.run(&["get", "resourceregistries", "-o", "wide"]).await?;
         ensure!(table.contains("CLUSTERS") && table.contains("READY") && table.contains("CREATED AT"), "{table}");
-        kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/handled", "--timeout=15s"]).await?;
+        kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/handled", "--timeout=120s"]).await?;
         kubectl.run(&["describe", "resourceregistry", "handled"]).await?;
         kubectl.run(&["delete", "resourceregistry", "handled"]).await?;
         let gone = kubectl.try_run(&["get", "resourceregistry", "handled"], "").await?;
@@ -66,7 +66,7 @@ fn kubectl_compares_edits_replaces_and_explains_registries() -> Result<()> {
         let mut manifest = registry("compared", &["member1"], &["v1/Endpoints"]);
         kubectl.apply(&manifest.to_string()).await?;
         // Its condition is written once it is followed; what is read before that is old at once.
-        kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/compared", "--timeout=15s"]).await?;
+        kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/compared", "--timeout=120s"]).await?;
         manifest["spec"]["targetCluster"]["clusterNames"] = json!(["member1", "member2"]);
         let difference = kubectl.try_run(&["diff", "-f", "-"], &manifest.to_string()).await?;
         ensure!(difference.stdout.contains("+    - member2"), "{}{}", difference.stdout, difference.stderr);
@@ -175,7 +175,7 @@ fn a_watch_by_kubectl_prints_what_happens() -> Result<()> {
             }
             anyhow::bail!("the watch ended")
         };
-        let line = tokio::time::timeout(Duration::from_secs(10), seen).await??;
+        let line = tokio::time::timeout(Duration::from_secs(60), seen).await??;
         ensure!(line.contains("resourceregistry.search.karmada.io/watched"), "{line}");
         kubectl.run(&["delete", "resourceregistry", "watched"]).await.map(drop)
     })

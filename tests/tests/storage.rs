@@ -79,7 +79,7 @@ fn a_registry_of_the_originals_lives_on_and_can_go_back() -> Result<()> {
         kubectl.run(&["label", "resourceregistry", "deployments", "by=hand"]).await?;
         let patch = r#"[{"op":"add","path":"/spec/resourceSelectors/-","value":{"apiVersion":"v1","kind":"Pod"}}]"#;
         kubectl.run(&["patch", "resourceregistry", "deployments", "--type=json", "--patch", patch]).await?;
-        kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/deployments", "--timeout=15s"]).await?;
+        kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/deployments", "--timeout=120s"]).await?;
         let (before, after): (Value, Value) = (serde_json::from_str(ORIGINAL)?, stored(&stage.etcd).await?);
         read_as_the_original(&before)?;
         read_as_the_original(&after)?;
@@ -100,7 +100,7 @@ fn a_registry_of_the_originals_lives_on_and_can_go_back() -> Result<()> {
         ensure!(managers.contains(&"kubectl") && managers.contains(&"fleetglass"), "{managers:?}");
         // The original drops what it doesn't know of a registry it writes, our condition included; that is no fault of ours.
         stage.etcd.put(KEY, ORIGINAL).await?;
-        kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/deployments", "--timeout=15s"]).await?;
+        kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/deployments", "--timeout=120s"]).await?;
         stage.etcd.key_values("deleterange", json!({ "key": base64(KEY) })).await?;
         eventually(Duration::from_secs(60), async || {
             let list = kubectl.raw(&format!("{}/apis/apps/v1/deployments", shared::CACHE)).await?;
@@ -124,7 +124,7 @@ async fn next_written(changes: &mut apiservice::storage::Changes) -> Result<Stri
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), wait).await?
+    tokio::time::timeout(Duration::from_secs(120), wait).await?
 }
 
 #[test]
@@ -143,7 +143,12 @@ fn of_three_etcd_members_each_may_be_lost_and_come_back() -> Result<()> {
         let mut changes = store.watch(store.list().await?.revision).await?;
         for member in 0..3 {
             let before = format!("before-{member}");
-            eventually(Duration::from_secs(60), async || Ok(store.create(&before, "{}".into()).await?)).await?;
+            // A write whose answer was lost with a member is there when it is tried again.
+            eventually(Duration::from_secs(60), async || match store.create(&before, "{}".into()).await {
+                Ok(_) | Err(StorageError::Exists) => Ok(()),
+                Err(error) => Err(error.into()),
+            })
+            .await?;
             assert_eq!(next_written(&mut changes).await?, before);
             let flags = etcd.kill(member)?;
             let after = format!("after-{member}");
@@ -182,14 +187,15 @@ async fn sees(watch: &mut reqwest::Response, seen: &mut String, kind: &str, name
         }
         anyhow::Ok(())
     };
-    tokio::time::timeout(Duration::from_secs(30), reading).await.with_context(|| format!("no {kind} of {name}"))?
+    tokio::time::timeout(Duration::from_secs(120), reading).await.with_context(|| format!("no {kind} of {name}"))?
 }
 
 const REGISTRIES: &str = "/apis/search.karmada.io/v1alpha1/resourceregistries";
 
 async fn watch(fleetglass: &Fleetglass) -> Result<reqwest::Response> {
     let url = format!("{}{REGISTRIES}?watch=true", fleetglass.url);
-    Ok(fleetglass.client()?.get(url).bearer_auth(ADMIN_TOKEN).send().await?.error_for_status()?)
+    let request = fleetglass.client()?.get(url).timeout(Duration::from_secs(600)).bearer_auth(ADMIN_TOKEN);
+    Ok(request.send().await?.error_for_status()?)
 }
 
 #[test]
@@ -235,9 +241,9 @@ fn a_registry_whose_lease_runs_out_is_gone_for_readers_watchers_and_the_cache() 
         let mut seen = String::new();
         stage.etcd.put(KEY, ORIGINAL).await?;
         sees(&mut watch, &mut seen, "ADDED", "deployments").await?;
-        kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/deployments", "--timeout=15s"]).await?;
+        kubectl.run(&["wait", "--for=condition=Ready", "resourceregistry/deployments", "--timeout=120s"]).await?;
         // Only now: a write takes the lease from a key, and the server writes its condition.
-        stage.etcd.put_for(KEY, &format!("{}\n", stored(&stage.etcd).await?), 2).await?;
+        stage.etcd.put_for(KEY, &format!("{}\n", stored(&stage.etcd).await?), 10).await?;
         sees(&mut watch, &mut seen, "DELETED", "deployments").await?;
         let list = kubectl.raw(REGISTRIES).await?;
         assert_eq!(list["items"], json!([]), "{list}");

@@ -291,7 +291,9 @@ fn reports(
                 resource: status.resource.as_str().into(),
             };
             status.synced = is_written(&collection);
-            status.error = (!status.synced).then(|| "it is still being written to the backend".to_owned());
+            if !status.synced {
+                status.error = Some("it is still being written to the backend".to_owned());
+            }
         }
         report.items.push(ResourceReport { status, standing });
     }

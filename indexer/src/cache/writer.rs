@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use jiff::Timestamp;
 use twox_hash::XxHash3_64;
 
-use super::{Failure, Part, ResourceCache, SyncState, number};
+use super::{Failure, Part, Refused, ResourceCache, SyncState, number};
 use crate::codec::CodecError;
 use crate::connection::PrinterColumn;
 use crate::entry::{Entries, Entry, EntryKey, LabelSet, Version};
@@ -114,7 +114,8 @@ impl Writer {
         state.apply(&self.cluster, PreparedChange::Bookmark(version));
         if let Some(part) = state.part_mut(&self.cluster) {
             part.traffic.lists.fetch_add(1, Ordering::Relaxed);
-            part.sync = SyncState { synced: true, last_seen: Some(Timestamp::now()), failure: None };
+            let refused = part.sync.refused.take();
+            part.sync = SyncState { synced: true, last_seen: Some(Timestamp::now()), failure: None, refused };
             if first {
                 part.floor = reached;
             }
@@ -148,6 +149,26 @@ impl Writer {
             let since = part.sync.failure.as_ref().map_or_else(Timestamp::now, |earlier| earlier.since);
             part.sync.failure = Some(Failure { since, message });
             part.traffic.failures.fetch_add(1, Ordering::Relaxed);
+        });
+    }
+
+    /// Notes an object of a watch that could not be taken; whether it is the first one.
+    pub fn refuse(&self, reason: String) -> bool {
+        let mut is_first = false;
+        self.update(|part| {
+            part.traffic.refused.fetch_add(1, Ordering::Relaxed);
+            is_first = part.sync.refused.is_none();
+            Refused::add(&mut part.sync.refused, reason);
+        });
+        is_first
+    }
+
+    /// Says what of a whole list could not be taken; nothing that was refused before counts any more.
+    pub fn set_refused(&self, refused: Option<Refused>) {
+        self.update(|part| {
+            let times = refused.as_ref().map_or(0, |refused| refused.times);
+            part.traffic.refused.fetch_add(times, Ordering::Relaxed);
+            part.sync.refused = refused;
         });
     }
 

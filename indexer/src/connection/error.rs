@@ -41,6 +41,9 @@ pub enum ConnectionError {
         /// The bound, in bytes.
         limit: usize,
     },
+    /// It ended its answer in the middle.
+    #[error("the watch was cut off in the middle of an event")]
+    CutOff,
     /// It sent something that is not what was asked for.
     #[error("the answer cannot be read: {0}")]
     Unreadable(String),

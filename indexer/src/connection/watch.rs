@@ -66,8 +66,11 @@ impl<B: Body<Data = Bytes, Error = kube::Error> + Unpin> Frames<B> {
                 Ok(true) => {}
                 Ok(false) => {
                     self.ended = true;
-                    // A last line without its end was cut off; the next watch will bring it whole.
-                    return None;
+                    if self.pending.iter().all(u8::is_ascii_whitespace) {
+                        return None;
+                    }
+                    // The next watch will bring it whole.
+                    return Some(Err(ConnectionError::CutOff));
                 }
                 Err(error) => {
                     self.ended = true;
@@ -127,8 +130,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn half_a_frame_at_the_end_is_not_a_frame() {
-        assert_eq!(stream(&[b"{\"a\":1}\n{\"b\""]).count().await, 1);
+    async fn half_a_frame_at_the_end_is_told_of_as_what_it_is() {
+        let frames: Vec<_> = stream(&[b"{\"a\":1}\n{\"b\""]).collect().await;
+        assert!(matches!(&frames[..], [Ok(_), Err(ConnectionError::CutOff)]), "{frames:?}");
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use tracing::info;
 
 use super::{Interruption, Reflector, Turn};
-use crate::cache::PreparedChange;
+use crate::cache::{PreparedChange, Refused};
 use crate::entry::{Entries, Entry, EntryKey};
 use crate::raw::RawList;
 
@@ -20,12 +20,13 @@ pub(super) struct Intake {
     begun: Instant,
     known: Entries,
     listed: Entries,
+    refused: Option<Refused>,
     _turn: Option<Turn>,
 }
 
 impl Intake {
     pub(super) fn new(known: Entries, turn: Option<Turn>) -> Self {
-        Self { begun: Instant::now(), known, listed: Entries::new(), _turn: turn }
+        Self { begun: Instant::now(), known, listed: Entries::new(), refused: None, _turn: turn }
     }
 }
 
@@ -69,7 +70,7 @@ impl Reflector {
         let parsed = match self.reader.read(object) {
             Ok(parsed) => parsed,
             Err(error) => {
-                self.note_refused_object(&error);
+                self.leave_out(intake, error.to_string());
                 return None;
             }
         };
@@ -81,24 +82,27 @@ impl Reflector {
             intake.listed.insert(held.clone());
             return None;
         }
-        let entry = self.prepare(parsed)?;
-        intake.listed.insert(entry.clone());
-        Some(PreparedChange::Upsert(entry))
-    }
-
-    pub(super) fn prepare(&mut self, parsed: crate::raw::ParsedObject) -> Option<Entry> {
         match self.writer.prepare(parsed) {
-            Ok(entry) => Some(entry),
+            Ok(entry) => {
+                intake.listed.insert(entry.clone());
+                Some(PreparedChange::Upsert(entry))
+            }
             Err(error) => {
-                tracing::warn!(cluster = %self.key.cluster, resource = %self.key.resource, %error, "an object was left out");
+                self.leave_out(intake, error.to_string());
                 None
             }
         }
     }
 
+    fn leave_out(&self, intake: &mut Intake, reason: String) {
+        self.tell_left_out(&reason, intake.refused.is_none());
+        Refused::add(&mut intake.refused, reason);
+    }
+
     /// What was not listed is gone.
     pub(super) fn finish(&self, intake: &Intake, version: &str) -> Arc<str> {
         let version: Arc<str> = Arc::from(version);
+        self.writer.set_refused(intake.refused.clone());
         self.writer.finish_list(&intake.listed, Arc::clone(&version));
         info!(
             cluster = %self.key.cluster, resource = %self.key.resource, objects = intake.listed.len(),

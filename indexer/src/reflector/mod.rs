@@ -29,7 +29,7 @@ use crate::cache::Writer;
 use crate::connection::{ConnectionError, MemberConnection};
 use crate::entry::Entries;
 use crate::plan::{Scope, WatchKey, WatchTarget};
-use crate::raw::{ObjectError, ObjectReader, RawList};
+use crate::raw::{ObjectReader, RawList};
 use crate::resource::ApiResource;
 use crate::source::builtin::is_built_in_group;
 
@@ -73,6 +73,11 @@ enum Trust {
     None,
 }
 
+/// A watch that ends so soon was not worth beginning.
+const BRIEF: Duration = Duration::from_secs(1);
+/// A version that is compacted so often in a row, each time right after it was listed, is a failure.
+const ALWAYS: u32 = 3;
+
 /// How a reflector and its supervisor speak to each other.
 #[derive(Debug, Clone)]
 pub struct Signals {
@@ -95,7 +100,7 @@ enum StreamedList {
 #[derive(Debug, thiserror::Error)]
 enum Interruption {
     /// The version is no longer held by the member: list again.
-    #[error("the version was compacted")]
+    #[error("the member no longer has the version that it listed or told of last")]
     Expired,
     /// The member does not stream lists: ask for pages.
     #[error("streamed lists are not supported")]
@@ -165,17 +170,25 @@ impl Reflector {
 
     async fn follow(&mut self) {
         let mut backoff = Backoff::default();
-        let mut failing = false;
+        let (mut failing, mut expired) = (false, 0);
         loop {
-            match self.round().await {
+            let begun = Instant::now();
+            let ended = self.round().await;
+            expired = if matches!(ended, Err(Interruption::Expired)) { expired + 1 } else { 0 };
+            match ended {
+                // Who ends each watch at once is not asked again and again without a pause.
+                Ok(()) if begun.elapsed() < BRIEF => backoff.wait(&self.signals.retry_now).await,
                 Ok(()) => backoff.reset(),
                 Err(Interruption::StreamedListRefused) => self.streamed_list = StreamedList::Refused,
-                Err(Interruption::Expired) => {
+                Err(Interruption::Expired) if expired < ALWAYS => {
                     debug!(cluster = %self.key.cluster, resource = %self.key.resource, "version compacted, listing again");
                     self.writer.forget_version();
                     backoff.wait(&self.signals.retry_now).await;
                 }
                 Err(interruption) => {
+                    if matches!(interruption, Interruption::Expired) {
+                        self.writer.forget_version();
+                    }
                     self.note_failure(&interruption, !failing);
                     failing = true;
                     backoff.wait(&self.signals.retry_now).await;
@@ -285,7 +298,12 @@ impl Reflector {
         self.served.gvr.collection_path(self.scope.only_namespace().filter(|_| self.served.namespaced))
     }
 
-    fn note_refused_object(&self, error: &ObjectError) {
-        warn!(cluster = %self.key.cluster, resource = %self.key.resource, %error, "an object was left out");
+    /// Of many, the first one is told of loudly; the status counts them.
+    fn tell_left_out(&self, reason: &str, is_first: bool) {
+        if is_first {
+            warn!(cluster = %self.key.cluster, resource = %self.key.resource, reason, "an object was left out");
+        } else {
+            debug!(cluster = %self.key.cluster, resource = %self.key.resource, reason, "an object was left out");
+        }
     }
 }

@@ -125,20 +125,23 @@ impl Reflector {
     fn read_change(&mut self, event: &RawEvent<'_>) -> Frame {
         let parsed = match self.reader.read(event.object.get()) {
             Ok(parsed) => parsed,
-            Err(error) => {
-                self.note_refused_object(&error);
-                return Frame::Nothing;
-            }
+            Err(error) => return self.refuse(error.to_string()),
         };
         if self.served.namespaced && !self.scope.contains(&parsed.namespace) {
             return Frame::Nothing;
         }
         let is_deletion = event.kind == "DELETED";
-        match self.prepare(parsed) {
-            Some(entry) if is_deletion => Frame::Change(PreparedChange::Delete(entry)),
-            Some(entry) => Frame::Change(PreparedChange::Upsert(entry)),
-            None => Frame::Nothing,
+        match self.writer.prepare(parsed) {
+            Ok(entry) if is_deletion => Frame::Change(PreparedChange::Delete(entry)),
+            Ok(entry) => Frame::Change(PreparedChange::Upsert(entry)),
+            Err(error) => self.refuse(error.to_string()),
         }
+    }
+
+    fn refuse(&self, reason: String) -> Frame {
+        let is_first = self.writer.refuse(reason.clone());
+        self.tell_left_out(&reason, is_first);
+        Frame::Nothing
     }
 }
 

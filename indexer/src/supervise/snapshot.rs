@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tracing::warn;
 
-use crate::cache::{PreparedChange, Writer};
+use crate::cache::{PreparedChange, Refused, Writer};
 use crate::entry::{Entries, EntryKey};
 use crate::plan::{WatchKey, WatchTarget};
 use crate::raw::ObjectReader;
@@ -39,7 +39,7 @@ fn take_in(
 ) {
     writer.set_printer_columns(contents.printer_columns(&target.served).into());
     let known = writer.objects();
-    let mut listed = Entries::new();
+    let (mut listed, mut refused) = (Entries::new(), None);
     let objects = contents.resources.get(&target.served.gvr).map(|resource| &*resource.objects).unwrap_or_default();
     for object in objects {
         let mut parsed = match str::from_utf8(object)
@@ -48,7 +48,7 @@ fn take_in(
         {
             Ok(parsed) => parsed,
             Err(error) => {
-                warn!(cluster = %key.cluster, resource = %key.resource, %error, "an object was left out");
+                leave_out(key, &mut refused, error);
                 continue;
             }
         };
@@ -67,8 +67,14 @@ fn take_in(
                     writer.apply([PreparedChange::Upsert(entry)]);
                 }
             },
-            Err(error) => warn!(cluster = %key.cluster, resource = %key.resource, %error, "an object was left out"),
+            Err(error) => leave_out(key, &mut refused, error.to_string()),
         }
     }
+    writer.set_refused(refused);
     writer.finish_list(&listed, contents.generation.to_string().into());
+}
+
+fn leave_out(key: &WatchKey, refused: &mut Option<Refused>, reason: String) {
+    warn!(cluster = %key.cluster, resource = %key.resource, reason, "an object was left out");
+    Refused::add(refused, reason);
 }

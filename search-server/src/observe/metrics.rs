@@ -92,7 +92,7 @@ fn counted(counter: &AtomicU64) -> f64 {
     float(counter.load(Ordering::Relaxed))
 }
 
-const PART_METRICS: [PartMetric; 9] = [
+const PART_METRICS: [PartMetric; 10] = [
     PartMetric {
         name: "fleetglass_objects",
         help: "Objects held",
@@ -146,6 +146,12 @@ const PART_METRICS: [PartMetric; 9] = [
         help: "Lists and watches that failed",
         kind: MetricType::Counter,
         value: |part| counted(&part.traffic.failures),
+    },
+    PartMetric {
+        name: "fleetglass_refused_objects",
+        help: "Objects that could not be taken",
+        kind: MetricType::Counter,
+        value: |part| counted(&part.traffic.refused),
     },
 ];
 

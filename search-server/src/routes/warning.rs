@@ -22,9 +22,11 @@ fn summary(notices: &[Notice]) -> String {
     let count = |wanted: fn(&Notice) -> bool| notices.iter().filter(|notice| wanted(notice)).count();
     let out_of_touch = count(|notice| matches!(notice, Notice::OutOfTouch { .. }));
     let not_synced = count(|notice| matches!(notice, Notice::NotSynced { .. }));
+    let refused = count(|notice| matches!(notice, Notice::Refused { .. }));
     let other = count(|notice| matches!(notice, Notice::OtherVersion { .. }));
     format!(
-        "{out_of_touch} clusters out of touch, {not_synced} not read yet, {other} in another version; \
+        "{out_of_touch} clusters out of touch, {not_synced} not read yet, {refused} with objects that are left out, \
+         {other} in another version; \
          see /apis/search.karmada.io/v1alpha1/search/status"
     )
 }

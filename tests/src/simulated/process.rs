@@ -30,7 +30,7 @@ pub struct SimulatedMembers {
     server: Server,
 }
 
-/// The program, built with optimisation.
+/// The program, built with optimisation. Suites needn't: cargo has built it for them.
 ///
 /// # Errors
 /// If it cannot be built.
@@ -41,21 +41,21 @@ pub fn program() -> Result<PathBuf> {
 }
 
 impl SimulatedMembers {
-    /// Starts clusters, with these flags beside the port and the folder; what they write goes below `folder`.
+    /// Starts clusters of this program, with these flags beside the port and the folder; what they write goes below `folder`.
     ///
     /// # Errors
     /// If they don't come to serve.
-    pub async fn start(folder: &Path, flags: &[&str]) -> Result<Self> {
+    pub async fn start(program: &Path, folder: &Path, flags: &[&str]) -> Result<Self> {
         let folder = std::path::absolute(folder)?.join("simulated-members");
         std::fs::create_dir_all(&folder)?;
-        let (kubeconfig, port, program) = (folder.join("kubeconfig"), free_port()?, program()?);
+        let (kubeconfig, port) = (folder.join("kubeconfig"), free_port()?);
         let mut arguments = vec!["-c".to_owned(), WITH_MANY_FILES.to_owned(), program.display().to_string()];
         arguments.extend([format!("--port={port}"), format!("--folder={}", folder.display())]);
         arguments.extend(flags.iter().map(ToString::to_string));
         let mut server = Server::start("simulated-members", Path::new("/bin/sh"), arguments, &folder)?;
         // The file is written when the port is taken already.
         let written = async || Ok(std::fs::read_to_string(&kubeconfig)?);
-        let text = server.until(Duration::from_secs(30), written).await?;
+        let text = server.until(Duration::from_secs(120), written).await?;
         let config: Value = serde_yaml::from_str(&text)?;
         let client = client(&config)?;
         let names = config["contexts"].as_array().into_iter().flatten();
@@ -69,7 +69,7 @@ impl SimulatedMembers {
     async fn until_ready(mut self) -> Result<Self> {
         let (url, token, client) = (self.url.clone(), self.token.clone(), self.client.clone());
         let ready = async || control(&client, Method::GET, &url, &token, "counters").await;
-        self.server.until(Duration::from_secs(30), ready).await?;
+        self.server.until(Duration::from_secs(120), ready).await?;
         Ok(self)
     }
 

@@ -9,7 +9,7 @@ use reqwest::Response;
 use serde_json::Value;
 use tests::eventually;
 use tests::karmada::registry;
-use tests::simulated::SimulatedMembers;
+use tests::simulated::{self, SimulatedMembers};
 use tests::standalone::Standalone;
 use tests::usage::Process;
 
@@ -51,7 +51,7 @@ impl Fleet {
         let mut simulated = vec![format!("--clusters={clusters}"), format!("--pods={each}")];
         simulated.extend(further.iter().cloned());
         let simulated: Vec<&str> = simulated.iter().map(String::as_str).collect();
-        let members = SimulatedMembers::start(folder.path(), &simulated).await?;
+        let members = SimulatedMembers::start(&simulated::process::program()?, folder.path(), &simulated).await?;
         let server = serve(&folder.path().join("server"), &members, flags).await?;
         Ok(Self { size, members, server, _folder: folder })
     }
