@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use apiservice::storage::encryption::Encryption;
 use apiservice::storage::etcd::{EtcdConfig, EtcdStorage};
-use apiservice::storage::{Storage, StorageEvent};
+use apiservice::storage::{Storage, StorageError, StorageEvent};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 use shared::run;
@@ -155,7 +155,7 @@ fn of_three_etcd_members_each_may_be_lost_and_come_back() -> Result<()> {
             // The others may have to choose a new leader first. A write that was lost with its member may have been carried
             // out: then the next try says so.
             eventually(Duration::from_secs(60), async || match store.create(&after, "{}".into()).await {
-                Ok(_) | Err(apiservice::storage::StorageError::Exists) => Ok(()),
+                Ok(_) | Err(StorageError::Exists) => Ok(()),
                 Err(error) => Err(error.into()),
             })
             .await?;

@@ -54,6 +54,16 @@ async fn replacing_an_object_keeps_one_copy_the_newest() {
 }
 
 #[tokio::test]
+async fn what_is_held_already_is_no_news_when_it_comes_again() {
+    let cache = Cache::default().open(&served().gvr);
+    let mut writer = cache.writer(&"m1".into(), &served());
+    let first = prepare(&mut writer, "a", 7);
+    let again = prepare(&mut writer, "a", 7);
+    writer.apply([first, again].map(PreparedChange::Upsert));
+    assert_eq!(cache.changes_since(0, 100).unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_list_in_progress_has_no_version_to_resume_from() {
     let cache = Cache::default().open(&served().gvr);
     let mut writer = cache.writer(&"m1".into(), &served());

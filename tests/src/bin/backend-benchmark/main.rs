@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 /// As in the program.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// What is measured.
 #[derive(Debug, Parser)]

@@ -9,7 +9,7 @@ use tests::simulated::{Members, Settings, measure};
 
 /// Many small allocations in many threads.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Stands for many member clusters at once.
 #[derive(Debug, Parser)]
