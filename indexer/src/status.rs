@@ -216,7 +216,7 @@ pub fn sync_statuses(overview: &Overview, cache: &Cache) -> Vec<SyncStatus> {
         let part = cache.get(&key.resource).and_then(|cache| cache.part(&key.cluster));
         let failure = part.as_ref().and_then(|part| failure_of(overview, &key.cluster, part));
         let is_synced = failure.is_none() && part.as_ref().is_some_and(|part| part.sync.synced);
-        let refused = || part.as_ref()?.sync.refused.as_ref().map(|refused| left_out(refused));
+        let refused = || part.as_ref()?.sync.refused.as_ref().map(left_out);
         SyncStatus {
             cluster: key.cluster.clone(),
             group: key.resource.group.to_string(),
