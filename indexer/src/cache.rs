@@ -204,6 +204,9 @@ pub struct SyncState {
     pub refused: Option<Refused>,
 }
 
+/// Bytes of a reason that are kept.
+const LONGEST_REASON: usize = 300;
+
 /// Objects that a cluster sent and that could not be taken; what was held of them before, if anything, is still held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
@@ -215,9 +218,14 @@ pub struct Refused {
 
 impl Refused {
     /// Counts one more.
-    pub fn add(refused: &mut Option<Self>, reason: String) {
+    pub fn add(refused: &mut Option<Self>, reason: &str) {
         let times = refused.as_ref().map_or(0, |earlier| earlier.times) + 1;
-        *refused = Some(Self { times, reason });
+        *refused = Some(Self { times, reason: Self::shortened(reason).to_owned() });
+    }
+
+    /// As much of a reason as is worth reading: it may quote what was sent.
+    pub fn shortened(reason: &str) -> &str {
+        &reason[..reason.floor_char_boundary(LONGEST_REASON)]
     }
 }
 

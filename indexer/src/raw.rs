@@ -35,7 +35,7 @@ pub enum ObjectError {
     /// Names are printable; indexes put them side by side with control characters between them.
     #[error("the object's namespace or name has control characters in it")]
     NotPrintable,
-    /// It is something else than what was asked for.
+    /// It is something else than what was asked for. Another version of the same is none: some servers mix them up.
     #[error("the object is of {found}, and not of {expected}")]
     OtherKind {
         /// What was asked for, as `apiVersion` and `kind`.
@@ -119,6 +119,13 @@ impl ObjectReader {
         })
     }
 
+    /// Namespace and name alone, of an object that can't be read whole.
+    pub fn read_name(&self, object: &str) -> Option<(String, String)> {
+        let named: Named<'_> = serde_json::from_str(object).ok()?;
+        let name = named.metadata.name.filter(|name| !name.is_empty())?;
+        Some((named.metadata.namespace.unwrap_or_default().into_owned(), name.into_owned()))
+    }
+
     /// What says of itself what it is must be what was asked for; API servers leave it out in lists of what they know well.
     fn check_kind(&self, head: &Head<'_>) -> Result<(), ObjectError> {
         let is_as = |told: Option<&RawValue>, wanted: &str| told.is_none_or(|told| told.get() == wanted);
@@ -129,7 +136,8 @@ impl ObjectReader {
         let told = |told: Option<&RawValue>, wanted: &str| read(told.map_or(wanted, RawValue::get));
         let found = (told(head.api_version, &self.api_version)?, told(head.kind, &self.kind)?);
         let expected = (read(&self.api_version)?, read(&self.kind)?);
-        if found == expected {
+        let group = |api_version: &str| api_version.rsplit_once('/').map_or("", |(group, _)| group).to_owned();
+        if found.1 == expected.1 && group(&found.0) == group(&expected.0) {
             return Ok(());
         }
         let name = |(api_version, kind): (String, String)| format!("{api_version} {kind}");
@@ -213,6 +221,20 @@ struct Head<'a> {
     kind: Option<&'a RawValue>,
     #[serde(borrow)]
     metadata: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Named<'a> {
+    #[serde(borrow)]
+    metadata: Name<'a>,
+}
+
+#[derive(Deserialize)]
+struct Name<'a> {
+    #[serde(borrow)]
+    name: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    namespace: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -366,6 +388,9 @@ mod tests {
             reader().read(object).unwrap_err().to_string(),
             "the object is of v1 Pod, and not of apps/v1 Deployment"
         );
+        let older = r#"{"kind":"Deployment","apiVersion":"apps/v1beta2","metadata":{"name":"web"}}"#;
+        assert_eq!(reader().read(older).unwrap().name, "web", "some servers mix up the versions of a kind");
+        assert_eq!(reader().read_name(object), Some((String::new(), "web".to_owned())));
         let escaped = r#"{"kind":"Deploym\u0065nt","apiVersion":"apps\/v1","metadata":{"name":"web"}}"#;
         assert_eq!(reader().read(escaped).unwrap().name, "web");
     }

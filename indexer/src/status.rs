@@ -75,7 +75,7 @@ pub enum Notice {
         /// The cluster.
         cluster: ClusterName,
         /// How many, and what is wrong with them.
-        refused: Refused,
+        told: String,
     },
     /// It serves the resource in another version only.
     OtherVersion {
@@ -110,9 +110,7 @@ impl Notice {
             Self::NotSynced { cluster, reason: Some(reason), .. } => {
                 format!("cluster {cluster} has not been read yet, its objects are missing: {reason}")
             }
-            Self::Refused { cluster, refused } => {
-                format!("cluster {cluster}: {}", left_out(refused))
-            }
+            Self::Refused { cluster, told } => format!("cluster {cluster}: {told}"),
             Self::OtherVersion { cluster, api_version } => {
                 format!(
                     "cluster {cluster} serves this resource as {api_version}; its objects are shown in that version"
@@ -178,8 +176,8 @@ fn part_notice(
     if let Some(since) = out_of_touch_since(overview, &cluster, part) {
         return Some(Notice::OutOfTouch { cluster, since, objects: part.objects.len() });
     }
-    if let Some(refused) = part.sync.refused.clone() {
-        return Some(Notice::Refused { cluster, refused });
+    if let Some(refused) = &part.sync.refused {
+        return Some(Notice::Refused { cluster, told: left_out(refused) });
     }
     let is_other = part.served.gvr.version != resource.version;
     is_other.then(|| Notice::OtherVersion { cluster, api_version: part.served.gvr.api_version() })

@@ -190,11 +190,17 @@ impl Report {
 }
 
 impl ClusterReport {
-    /// Whether both tell the same; how many objects there are alone is no news.
+    /// Whether both tell the same; how many objects there are, or were refused, alone is no news.
     fn is_as(&self, other: &Self) -> bool {
         let of = |report: &Self| -> Vec<ResourceReport> {
             let mut items = report.items.clone();
-            items.iter_mut().for_each(|item| item.status.objects = 0);
+            for item in &mut items {
+                item.status.objects = 0;
+                // Of what is followed, it tells how many objects were refused so far.
+                if item.status.synced && item.status.error.is_some() {
+                    item.status.error = Some(String::new());
+                }
+            }
             items
         };
         of(self) == of(other)
@@ -493,6 +499,9 @@ impl Heard {
                 (Some(_), None, Standing::Unknown) => Notice::OutOfTouch { cluster, since: *heard, objects },
                 _ => Notice::NotSynced { cluster, objects, reason: None },
             });
+        }
+        if let Some(told) = asked.iter().find_map(|item| item.status.error.clone().filter(|_| item.status.synced)) {
+            return Some(Notice::Refused { cluster, told });
         }
         let asked_version = resource.map(|resource| &*resource.version)?;
         asked.iter().find_map(|item| match &item.standing {

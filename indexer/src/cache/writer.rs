@@ -153,7 +153,7 @@ impl Writer {
     }
 
     /// Notes an object of a watch that could not be taken; whether it is the first one.
-    pub fn refuse(&self, reason: String) -> bool {
+    pub fn refuse(&self, reason: &str) -> bool {
         let mut is_first = false;
         self.update(|part| {
             part.traffic.refused.fetch_add(1, Ordering::Relaxed);

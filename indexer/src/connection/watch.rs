@@ -66,11 +66,7 @@ impl<B: Body<Data = Bytes, Error = kube::Error> + Unpin> Frames<B> {
                 Ok(true) => {}
                 Ok(false) => {
                     self.ended = true;
-                    if self.pending.iter().all(u8::is_ascii_whitespace) {
-                        return None;
-                    }
-                    // The next watch will bring it whole.
-                    return Some(Err(ConnectionError::CutOff));
+                    return self.last_line();
                 }
                 Err(error) => {
                     self.ended = true;
@@ -78,6 +74,17 @@ impl<B: Body<Data = Bytes, Error = kube::Error> + Unpin> Frames<B> {
                 }
             }
         }
+    }
+
+    /// What stands behind the last line's end: nothing, an event that lacks only that, or half of one.
+    fn last_line(&mut self) -> Option<Result<Bytes, ConnectionError>> {
+        let last = self.pending.split().freeze();
+        if last.iter().all(u8::is_ascii_whitespace) {
+            return None;
+        }
+        let is_whole = serde_json::from_slice::<serde::de::IgnoredAny>(&last).is_ok();
+        // The next watch will bring it whole.
+        Some(if is_whole { Ok(last) } else { Err(ConnectionError::CutOff) })
     }
 
     fn take_line(&mut self) -> Option<Bytes> {
@@ -133,6 +140,8 @@ mod tests {
     async fn half_a_frame_at_the_end_is_told_of_as_what_it_is() {
         let frames: Vec<_> = stream(&[b"{\"a\":1}\n{\"b\""]).collect().await;
         assert!(matches!(&frames[..], [Ok(_), Err(ConnectionError::CutOff)]), "{frames:?}");
+        let frames: Vec<_> = stream(&[b"{\"a\":1}\n{\"b\":2}"]).collect().await;
+        assert!(matches!(&frames[..], [Ok(_), Ok(_)]), "only its end is missing: {frames:?}");
     }
 
     #[tokio::test]

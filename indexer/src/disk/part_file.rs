@@ -75,7 +75,8 @@ fn standing_of_changes(part: &Part, reached: u64) -> Standing {
     Standing {
         last_seen: part.sync.last_seen.unwrap_or_default(),
         reached: reached.max(of_version),
-        version: part.version.clone(),
+        // What was refused leaves a hole: behind it, only a list tells what there is.
+        version: part.version.clone().filter(|_| part.sync.refused.is_none()),
     }
 }
 

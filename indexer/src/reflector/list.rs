@@ -21,12 +21,14 @@ pub(super) struct Intake {
     known: Entries,
     listed: Entries,
     refused: Option<Refused>,
+    /// How many objects could be taken.
+    taken: usize,
     _turn: Option<Turn>,
 }
 
 impl Intake {
     pub(super) fn new(known: Entries, turn: Option<Turn>) -> Self {
-        Self { begun: Instant::now(), known, listed: Entries::new(), refused: None, _turn: turn }
+        Self { begun: Instant::now(), known, listed: Entries::new(), refused: None, taken: 0, _turn: turn }
     }
 }
 
@@ -47,7 +49,7 @@ impl Reflector {
                 let version = list.metadata.resource_version.filter(|version| !version.is_empty());
                 let version =
                     version.ok_or_else(|| Interruption::Unreadable("the list has no resourceVersion".into()))?;
-                return Ok(self.finish(&intake, &version));
+                return self.finish(&intake, &version);
             }
         }
     }
@@ -70,10 +72,12 @@ impl Reflector {
         let parsed = match self.reader.read(object) {
             Ok(parsed) => parsed,
             Err(error) => {
+                self.keep_what_is_held(intake, object);
                 self.leave_out(intake, error.to_string());
                 return None;
             }
         };
+        intake.taken += 1;
         if !self.scope.contains(&parsed.namespace) && self.served.namespaced {
             return None;
         }
@@ -94,13 +98,25 @@ impl Reflector {
         }
     }
 
-    fn leave_out(&self, intake: &mut Intake, reason: String) {
-        self.tell_left_out(&reason, intake.refused.is_none());
-        Refused::add(&mut intake.refused, reason);
+    /// An object that can't be read is not gone.
+    fn keep_what_is_held(&self, intake: &mut Intake, object: &str) {
+        if let Some((namespace, name)) = self.reader.read_name(object)
+            && let Some(held) = intake.known.get(&EntryKey::new(&namespace, &name))
+        {
+            intake.listed.insert(held.clone());
+        }
     }
 
-    /// What was not listed is gone.
-    pub(super) fn finish(&self, intake: &Intake, version: &str) -> Arc<str> {
+    fn leave_out(&self, intake: &mut Intake, reason: String) {
+        self.tell_left_out(&reason, intake.refused.is_none());
+        Refused::add(&mut intake.refused, &reason);
+    }
+
+    /// What was not listed is gone. A list of which nothing could be taken says nothing of what is gone.
+    pub(super) fn finish(&self, intake: &Intake, version: &str) -> Result<Arc<str>, Interruption> {
+        if let Some(refused) = intake.refused.as_ref().filter(|_| intake.taken == 0) {
+            return Err(Interruption::Unreadable(refused.reason.clone()));
+        }
         let version: Arc<str> = Arc::from(version);
         self.writer.set_refused(intake.refused.clone());
         self.writer.finish_list(&intake.listed, Arc::clone(&version));
@@ -108,7 +124,7 @@ impl Reflector {
             cluster = %self.key.cluster, resource = %self.key.resource, objects = intake.listed.len(),
             milliseconds = u64::try_from(intake.begun.elapsed().as_millis()).unwrap_or(u64::MAX), "listed"
         );
-        version
+        Ok(version)
     }
 }
 

@@ -25,7 +25,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::cache::Writer;
+use crate::cache::{Refused, Writer};
 use crate::connection::{ConnectionError, MemberConnection};
 use crate::entry::Entries;
 use crate::plan::{Scope, WatchKey, WatchTarget};
@@ -59,6 +59,10 @@ pub struct Reflector {
     streamed_list: StreamedList,
     /// How sure it is that the member still counts its versions as it did.
     trust: Trust,
+    /// Since when the present watch tells what happens, if it does.
+    following_since: Option<Instant>,
+    /// Whether something in the present watch could not be taken.
+    has_refused: bool,
 }
 
 /// Whether the member's versions are those that we know. A member that was restored from a backup, or another one in its place,
@@ -75,8 +79,8 @@ enum Trust {
 
 /// A watch that ends so soon was not worth beginning.
 const BRIEF: Duration = Duration::from_secs(1);
-/// A version that is compacted so often in a row, each time right after it was listed, is a failure.
-const ALWAYS: u32 = 3;
+/// Who was followed for so long was well.
+const LONG: Duration = Duration::from_secs(60);
 
 /// How a reflector and its supervisor speak to each other.
 #[derive(Debug, Clone)]
@@ -102,6 +106,9 @@ enum Interruption {
     /// The version is no longer held by the member: list again.
     #[error("the member no longer has the version that it listed or told of last")]
     Expired,
+    /// A watch was answered and ended before it was worth beginning.
+    #[error("the member ends each watch at once")]
+    EndedAtOnce,
     /// The member does not stream lists: ask for pages.
     #[error("streamed lists are not supported")]
     StreamedListRefused,
@@ -132,6 +139,14 @@ impl Interruption {
             _ => None,
         }
     }
+
+    /// How often in a row it is no reason to worry anyone, and one time more.
+    fn times_until_failure(&self) -> u32 {
+        match self {
+            Self::Expired | Self::EndedAtOnce => 3,
+            _ => 1,
+        }
+    }
 }
 
 impl Reflector {
@@ -157,6 +172,8 @@ impl Reflector {
             signals,
             streamed_list,
             trust,
+            following_since: None,
+            has_refused: false,
         }
     }
 
@@ -170,27 +187,23 @@ impl Reflector {
 
     async fn follow(&mut self) {
         let mut backoff = Backoff::default();
-        let (mut failing, mut expired) = (false, 0);
+        let (mut failing, mut in_a_row) = (false, 0);
         loop {
-            let begun = Instant::now();
-            let ended = self.round().await;
-            expired = if matches!(ended, Err(Interruption::Expired)) { expired + 1 } else { 0 };
+            let ended = self.next_round().await;
+            if self.has_followed() {
+                (backoff, in_a_row) = (Backoff::default(), 0);
+            }
             match ended {
-                // Who ends each watch at once is not asked again and again without a pause.
-                Ok(()) if begun.elapsed() < BRIEF => backoff.wait(&self.signals.retry_now).await,
-                Ok(()) => backoff.reset(),
+                Ok(()) => (backoff, in_a_row) = (Backoff::default(), 0),
                 Err(Interruption::StreamedListRefused) => self.streamed_list = StreamedList::Refused,
-                Err(Interruption::Expired) if expired < ALWAYS => {
-                    debug!(cluster = %self.key.cluster, resource = %self.key.resource, "version compacted, listing again");
-                    self.writer.forget_version();
-                    backoff.wait(&self.signals.retry_now).await;
-                }
                 Err(interruption) => {
-                    if matches!(interruption, Interruption::Expired) {
-                        self.writer.forget_version();
+                    in_a_row += 1;
+                    if in_a_row >= interruption.times_until_failure() {
+                        self.note_failure(&interruption, !failing);
+                        failing = true;
+                    } else {
+                        debug!(cluster = %self.key.cluster, resource = %self.key.resource, %interruption, "going on");
                     }
-                    self.note_failure(&interruption, !failing);
-                    failing = true;
                     backoff.wait(&self.signals.retry_now).await;
                     continue;
                 }
@@ -200,6 +213,23 @@ impl Reflector {
                 info!(cluster = %self.key.cluster, resource = %self.key.resource, "following again");
             }
         }
+    }
+
+    /// A round, and what is not known any more after it.
+    async fn next_round(&mut self) -> Result<(), Interruption> {
+        let begun = Instant::now();
+        (self.following_since, self.has_refused) = (None, false);
+        let ended = self.round().await;
+        // What was refused in a watch may be mended or gone by now; only a list shows it.
+        if self.has_refused || matches!(ended, Err(Interruption::Expired)) {
+            self.writer.forget_version();
+        }
+        if ended.is_ok() && begun.elapsed() < BRIEF { Err(Interruption::EndedAtOnce) } else { ended }
+    }
+
+    /// Whether the last watch went well for long, however it ended.
+    fn has_followed(&self) -> bool {
+        self.following_since.is_some_and(|since| since.elapsed() >= LONG)
     }
 
     fn note_failure(&self, interruption: &Interruption, begins: bool) {
@@ -300,6 +330,7 @@ impl Reflector {
 
     /// Of many, the first one is told of loudly; the status counts them.
     fn tell_left_out(&self, reason: &str, is_first: bool) {
+        let reason = Refused::shortened(reason);
         if is_first {
             warn!(cluster = %self.key.cluster, resource = %self.key.resource, reason, "an object was left out");
         } else {

@@ -1,6 +1,6 @@
 //! Watches: frames one by one into changes, as many at a time as have arrived.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
@@ -42,6 +42,7 @@ impl Reflector {
     pub(super) async fn watch(&mut self, version: &str) -> Result<(), Interruption> {
         let stream = self.open("", version).await?;
         self.writer.seen();
+        self.following_since = Some(Instant::now());
         self.consume(stream, Phase::Following).await
     }
 
@@ -82,15 +83,19 @@ impl Reflector {
             let mut next = Some(Ok(frame));
             // Frames that have arrived already are applied together: one lock and one notice for all of them.
             while let Some(frame) = next {
-                match self.read_frame(&frame?, &mut phase)? {
-                    Frame::Change(change) => changes.push(change),
-                    Frame::InitialEventsEnd(version) => {
+                let read = frame.map_err(Interruption::from).and_then(|frame| self.read_frame(&frame, &mut phase));
+                match read {
+                    Ok(Frame::Change(change)) => changes.push(change),
+                    Ok(Frame::InitialEventsEnd(version)) => {
                         self.writer.apply(changes.drain(..));
-                        if let Phase::Listing(intake) = std::mem::replace(&mut phase, Phase::Following) {
-                            self.finish(&intake, &version);
-                        }
+                        self.end_list(&mut phase, &version)?;
                     }
-                    Frame::Nothing => {}
+                    Ok(Frame::Nothing) => {}
+                    Err(error) => {
+                        // What came before it is as good as any.
+                        self.writer.apply(changes);
+                        return Err(error);
+                    }
                 }
                 let may_go_on = changes.len() < BATCH && self.writer.is_ready();
                 next = if may_go_on { stream.next().now_or_never().flatten() } else { None };
@@ -103,6 +108,14 @@ impl Reflector {
             Phase::Following => Ok(()),
             Phase::Listing(_) => Err(Interruption::Unreadable("the streamed list ended before it was complete".into())),
         }
+    }
+
+    fn end_list(&mut self, phase: &mut Phase, version: &str) -> Result<(), Interruption> {
+        if let Phase::Listing(intake) = std::mem::replace(phase, Phase::Following) {
+            self.finish(&intake, version)?;
+            self.following_since = Some(Instant::now());
+        }
+        Ok(())
     }
 
     fn read_frame(&mut self, frame: &Bytes, phase: &mut Phase) -> Result<Frame, Interruption> {
@@ -138,8 +151,9 @@ impl Reflector {
         }
     }
 
-    fn refuse(&self, reason: String) -> Frame {
-        let is_first = self.writer.refuse(reason.clone());
+    fn refuse(&mut self, reason: String) -> Frame {
+        self.has_refused = true;
+        let is_first = self.writer.refuse(&reason);
         self.tell_left_out(&reason, is_first);
         Frame::Nothing
     }

@@ -48,7 +48,7 @@ fn take_in(
         {
             Ok(parsed) => parsed,
             Err(error) => {
-                leave_out(key, &mut refused, error);
+                leave_out(key, &mut refused, &error);
                 continue;
             }
         };
@@ -67,14 +67,15 @@ fn take_in(
                     writer.apply([PreparedChange::Upsert(entry)]);
                 }
             },
-            Err(error) => leave_out(key, &mut refused, error.to_string()),
+            Err(error) => leave_out(key, &mut refused, &error.to_string()),
         }
     }
     writer.set_refused(refused);
     writer.finish_list(&listed, contents.generation.to_string().into());
 }
 
-fn leave_out(key: &WatchKey, refused: &mut Option<Refused>, reason: String) {
+fn leave_out(key: &WatchKey, refused: &mut Option<Refused>, reason: &str) {
+    let reason = Refused::shortened(reason);
     warn!(cluster = %key.cluster, resource = %key.resource, reason, "an object was left out");
     Refused::add(refused, reason);
 }

@@ -252,7 +252,12 @@ fn state_of(state: &SearchState, clusters: Option<&BTreeSet<ClusterName>>) -> Ve
         let snapshot = cache.snapshot(clusters);
         for notice in notices(&overview, cache.resource(), &snapshot, &query) {
             // That a cluster serves a kind in another version changes nothing for who asks for all kinds.
-            let is_told = !matches!(notice, Notice::OtherVersion { .. }) && told.insert(notice.cluster().clone());
+            let is_told = match &notice {
+                Notice::OtherVersion { .. } => false,
+                // There may be worse to tell of the same cluster.
+                Notice::Refused { .. } => true,
+                Notice::OutOfTouch { cluster, .. } | Notice::NotSynced { cluster, .. } => told.insert(cluster.clone()),
+            };
             if is_told {
                 found.push(notice);
             }
