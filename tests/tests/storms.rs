@@ -30,6 +30,14 @@ struct Fleet {
     _folder: TempDir,
 }
 
+/// All pages of an answer.
+struct Pages {
+    /// Cluster, namespace and name of each object, in the order in which they came.
+    shown: Vec<String>,
+    versions: BTreeSet<String>,
+    pages: usize,
+}
+
 /// What there is of a cluster: names and versions.
 type Held = BTreeMap<String, String>;
 
@@ -85,6 +93,25 @@ impl Fleet {
             Ok(())
         })
         .await
+    }
+
+    /// Asks for page after page.
+    async fn pages(&self, path: &str, parameters: &[(&str, &str)]) -> Result<Pages> {
+        let (mut all, mut token) = (Pages { shown: Vec::new(), versions: BTreeSet::new(), pages: 0 }, String::new());
+        loop {
+            let page = self.server.ask(path, &[parameters, &[("continue", &token)]].concat()).await?;
+            all.versions.insert(text(&page["metadata"]["resourceVersion"]));
+            for item in page["items"].as_array().context("items")? {
+                let metadata = &item["metadata"];
+                let cluster = text(&metadata["annotations"]["resource.karmada.io/cached-from-cluster"]);
+                all.shown.push(format!("{cluster}/{}/{}", text(&metadata["namespace"]), text(&metadata["name"])));
+            }
+            all.pages += 1;
+            token = text(&page["metadata"]["continue"]);
+            if token.is_empty() {
+                return Ok(all);
+            }
+        }
     }
 
     /// What is said of a cluster in a list of it: the warnings.
@@ -289,33 +316,20 @@ fn pages_show_each_object_once_while_a_thousand_a_second_change() -> Result<()> 
         for cluster in [0, 1] {
             fleet.members.set_rate(cluster, 500.0).await?;
         }
-        for limit in ["500", "97"] {
-            let (mut shown, mut token) = (Vec::new(), String::new());
-            let (mut first, mut pages) = (None, 0);
-            loop {
-                let page = fleet.server.ask(PODS, &[("limit", limit), ("continue", &token)]).await?;
-                let version = text(&page["metadata"]["resourceVersion"]);
-                ensure!(*first.get_or_insert(version.clone()) == version, "all pages tell one version");
-                for item in page["items"].as_array().context("items")? {
-                    let cluster = &item["metadata"]["annotations"]["resource.karmada.io/cached-from-cluster"];
-                    shown.push(format!(
-                        "{}/{}/{}",
-                        text(cluster),
-                        text(&item["metadata"]["namespace"]),
-                        text(&item["metadata"]["name"])
-                    ));
-                }
-                pages += 1;
-                token = text(&page["metadata"]["continue"]);
-                if token.is_empty() {
-                    break;
-                }
-            }
+        let query = |order| ("query", vec![("q", "kind:Pod"), ("limit", "97"), ("orderBy", order)]);
+        let lists = ["500", "97"].map(|limit| (PODS, vec![("limit", limit)]));
+        for (path, parameters) in lists.into_iter().chain(["cluster", "-created", "spec.nodeName"].map(query)) {
+            let Pages { shown, versions, pages } = fleet.pages(path, &parameters).await?;
             ensure!(pages > 10, "{pages} pages");
-            let once: BTreeSet<&String> = shown.iter().collect();
-            assert_eq!(once.len(), shown.len(), "nothing is shown twice");
+            if path == PODS {
+                assert_eq!(versions.len(), 1, "all pages tell one version");
+                let once: BTreeSet<&String> = shown.iter().collect();
+                assert_eq!(once.len(), shown.len(), "nothing is shown twice");
+            }
             let unchanged = shown.iter().filter_map(|name| name.strip_prefix("cluster-0002/").map(str::to_owned));
-            assert_eq!(unchanged.collect::<BTreeSet<_>>(), before, "and all that was there throughout is shown");
+            let unchanged: Vec<String> = unchanged.collect();
+            assert_eq!(unchanged.len(), before.len(), "{parameters:?} shows what doesn't change once");
+            assert_eq!(unchanged.into_iter().collect::<BTreeSet<_>>(), before, "and all of it");
         }
         for cluster in [0, 1] {
             fleet.members.set_rate(cluster, 0.0).await?;

@@ -207,6 +207,9 @@ impl Asked {
         let status = sync_statuses(overview, &state.cache)
             .into_iter()
             .find(|status| status.cluster == *cluster && *status.resource == *cache.resource().resource);
+        if let Some(why) = status.as_ref().filter(|status| status.synced).and_then(|status| status.error.as_deref()) {
+            return format!("cluster {cluster} has no such {kind} that can be read: {why}");
+        }
         if let Some(status) = status.filter(|status| !status.synced) {
             let why = status.error.unwrap_or_else(|| "its first list is not complete".to_owned());
             return format!("cluster {cluster} has no such {kind} as far as is known, and is out of touch: {why}");
