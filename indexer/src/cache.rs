@@ -82,7 +82,7 @@ impl Cache {
 pub struct ResourceCache {
     resource: GroupVersionResource,
     codec: Codec,
-    label_sets: LabelSets,
+    label_sets: Arc<LabelSets>,
     state: Mutex<State>,
     newest: watch::Sender<u64>,
     /// Tells those who follow all resources.
@@ -102,8 +102,9 @@ struct State {
     compressed: usize,
 }
 
-/// The parts of clusters. Shared with snapshots: who writes to a part while it is read gets one of its own.
-pub type Parts = BTreeMap<ClusterName, Arc<Part>>;
+/// The parts of clusters. Shared with snapshots, which take constant time: who writes to a part while it is read gets one of its
+/// own.
+pub type Parts = imbl::OrdMap<ClusterName, Arc<Part>>;
 
 /// One cluster's objects of one resource.
 #[derive(Debug, Clone)]
@@ -311,7 +312,7 @@ impl ResourceCache {
             resource,
             changed,
             codec: Codec::default(),
-            label_sets: LabelSets::default(),
+            label_sets: Arc::default(),
             state: Mutex::default(),
             newest: watch::Sender::new(0),
         }
@@ -340,13 +341,17 @@ impl ResourceCache {
     /// The state of the chosen clusters (all of them if `clusters` is none), taken at one moment.
     pub fn snapshot(&self, clusters: Option<&BTreeSet<ClusterName>>) -> Snapshot {
         let state = self.state.lock();
-        let parts = state
-            .parts
-            .iter()
-            .filter(|(name, _)| clusters.is_none_or(|chosen| chosen.contains(*name)))
-            .map(|(name, part)| (name.clone(), Arc::clone(part)))
-            .collect();
-        Snapshot { parts, sequence: state.next_sequence, oldest_sequence: state.oldest_sequence() }
+        let one = |cluster: &ClusterName| Some((cluster.clone(), Arc::clone(state.parts.get(cluster)?)));
+        let parts = match clusters {
+            Some(chosen) => chosen.iter().filter_map(one).collect(),
+            None => state.parts.clone(),
+        };
+        Snapshot {
+            parts,
+            sequence: state.next_sequence,
+            oldest_sequence: state.oldest_sequence(),
+            label_sets: Arc::clone(&self.label_sets),
+        }
     }
 
     /// One cluster's part as it is now.
@@ -367,7 +372,7 @@ impl ResourceCache {
         let state = self.state.lock();
         let skip = usize::try_from(sequence.checked_sub(state.oldest_sequence())?).ok()?;
         let items: Vec<FeedItem> = state.feed.iter().skip(skip).cloned().collect();
-        let mut parts = BTreeMap::new();
+        let mut parts = Parts::new();
         for cluster in items.iter().map(|item| &item.cluster) {
             if !parts.contains_key(cluster)
                 && let Some(part) = state.parts.get(cluster)
@@ -378,9 +383,9 @@ impl ResourceCache {
         Some((items, parts))
     }
 
-    /// How label sets are shared.
-    pub fn intern_labels(&self, labels: LabelSet) -> Arc<LabelSet> {
-        self.label_sets.intern(labels)
+    /// The shared copy of the labels of an object of a cluster.
+    pub fn intern_labels(&self, labels: LabelSet, cluster: &ClusterName) -> Arc<LabelSet> {
+        self.label_sets.intern(labels, cluster)
     }
 
     /// Puts a cluster's part as it was before a restart in its place. It counts as out of touch until the cluster is heard.
@@ -554,6 +559,8 @@ pub struct Snapshot {
     pub sequence: u64,
     /// The oldest change that the feed still holds.
     pub oldest_sequence: u64,
+    /// The label sets of its objects, and whose they are.
+    pub label_sets: Arc<LabelSets>,
 }
 
 impl State {

@@ -4,19 +4,18 @@
 //! same block. They are ordered by (namespace, name), the order of answers.
 
 mod by_labels;
+mod label_sets;
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use equivalent::{Comparable, Equivalent};
-use parking_lot::Mutex;
 use triomphe::ThinArc;
 
 use crate::codec::Frame;
 
 pub use by_labels::ByLabels;
+pub use label_sets::{Label, LabelSets, Whose};
 
 /// A set of entries in key order; cloning one is constant time and shares everything.
 pub type Entries = imbl::OrdSet<Entry>;
@@ -228,53 +227,6 @@ fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(text)
 }
 
-/// Keeps one copy of each distinct label set of a resource kind.
-#[derive(Debug, Default)]
-pub struct LabelSets {
-    sets: Mutex<Interned>,
-}
-
-#[derive(Debug, Default)]
-struct Interned {
-    sets: HashSet<ByContent, ahash::RandomState>,
-    sweep_at: usize,
-}
-
-#[derive(Debug)]
-struct ByContent(Arc<LabelSet>);
-
-impl PartialEq for ByContent {
-    fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
-    }
-}
-
-impl Eq for ByContent {}
-
-impl Hash for ByContent {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.hash(state);
-    }
-}
-
-impl LabelSets {
-    /// The shared copy of these labels.
-    pub fn intern(&self, labels: LabelSet) -> Arc<LabelSet> {
-        let wanted = ByContent(Arc::new(labels));
-        let mut interned = self.sets.lock();
-        if let Some(known) = interned.sets.get(&wanted) {
-            return Arc::clone(&known.0);
-        }
-        if interned.sets.len() >= interned.sweep_at {
-            interned.sets.retain(|set| Arc::strong_count(&set.0) > 1);
-            interned.sweep_at = (interned.sets.len() * 2).max(64);
-        }
-        let shared = Arc::clone(&wanted.0);
-        interned.sets.insert(wanted);
-        shared
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -309,18 +261,6 @@ mod tests {
         );
         assert!(set.get(&EntryKey::new("ab", "a")).is_some());
         assert!(set.get(&EntryKey::new("ab", "b")).is_none());
-    }
-
-    #[test]
-    fn equal_labels_share_one_set_and_unused_ones_are_dropped() {
-        let sets = LabelSets::default();
-        let pair = |value: &str| vec![("app".to_owned(), value.to_owned())];
-        let intern = |value: &str| sets.intern(LabelSet::new(pair(value)));
-        assert!(Arc::ptr_eq(&intern("web"), &intern("web")));
-        for number in 0..1000 {
-            intern(&number.to_string());
-        }
-        assert!(sets.sets.lock().sets.len() <= 128, "label sets nobody holds must not pile up");
     }
 
     proptest! {

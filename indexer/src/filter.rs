@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::entry::{Entry, LabelSet};
+use crate::entry::{Entry, Label, LabelSet};
 
 /// Conditions that must all hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -154,6 +154,15 @@ impl FieldCondition {
 }
 
 impl LabelCondition {
+    /// The labels of which an object needs one to meet the condition; none if it may have none.
+    fn wanted(&self) -> Option<Vec<Label<'_>>> {
+        match &self.test {
+            LabelTest::In(values) => Some(values.iter().map(|value| Label::Pair(&self.key, value)).collect()),
+            LabelTest::Exists | LabelTest::GreaterThan(_) | LabelTest::LessThan(_) => Some(vec![Label::Key(&self.key)]),
+            LabelTest::NotIn(_) | LabelTest::DoesNotExist => None,
+        }
+    }
+
     /// Whether the labels meet the condition.
     pub fn holds(&self, labels: &LabelSet) -> bool {
         let value = labels.get(&self.key);
@@ -189,9 +198,9 @@ impl Filter {
         }) && self.labels_hold(entry.labels())
     }
 
-    /// Whether there are conditions on labels.
-    pub fn reads_labels(&self) -> bool {
-        !self.labels.is_empty()
+    /// What objects that pass have: of each of these, one label. Conditions that can be met by having none are not among them.
+    pub fn wanted_labels(&self) -> Vec<Vec<Label<'_>>> {
+        self.labels.iter().filter_map(LabelCondition::wanted).collect()
     }
 
     /// Whether the conditions on labels hold.

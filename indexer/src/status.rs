@@ -168,19 +168,18 @@ fn part_notice(
     cluster: &ClusterName,
     part: &Part,
 ) -> Option<Notice> {
-    let cluster = cluster.clone();
     if !part.sync.synced {
         let reason = part.sync.failure.as_ref().map(|failure| failure.message.clone());
-        return Some(Notice::NotSynced { objects: part.objects.len(), cluster, reason });
+        return Some(Notice::NotSynced { objects: part.objects.len(), cluster: cluster.clone(), reason });
     }
-    if let Some(since) = out_of_touch_since(overview, &cluster, part) {
-        return Some(Notice::OutOfTouch { cluster, since, objects: part.objects.len() });
+    if let Some(since) = out_of_touch_since(overview, cluster, part) {
+        return Some(Notice::OutOfTouch { cluster: cluster.clone(), since, objects: part.objects.len() });
     }
     if let Some(refused) = &part.sync.refused {
-        return Some(Notice::Refused { cluster, told: left_out(refused) });
+        return Some(Notice::Refused { cluster: cluster.clone(), told: left_out(refused) });
     }
     let is_other = part.served.gvr.version != resource.version;
-    is_other.then(|| Notice::OtherVersion { cluster, api_version: part.served.gvr.api_version() })
+    is_other.then(|| Notice::OtherVersion { cluster: cluster.clone(), api_version: part.served.gvr.api_version() })
 }
 
 fn out_of_touch_since(overview: &Overview, cluster: &ClusterName, part: &Part) -> Option<Timestamp> {

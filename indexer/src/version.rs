@@ -48,8 +48,7 @@ impl MergedVersion {
 
     /// The opaque form.
     pub fn encode(&self) -> String {
-        let plain: BTreeMap<&str, &str> = self.0.iter().map(|(name, version)| (name.as_str(), &**version)).collect();
-        encode(&plain)
+        encode(&self.0)
     }
 
     /// Reads the opaque form.

@@ -41,7 +41,7 @@ impl Writer {
     /// Compresses an object. Done outside of any lock.
     pub fn prepare(&mut self, object: ParsedObject) -> Result<Entry, CodecError> {
         let frame = self.cache.codec.compress(&object.bytes, &mut self.buffer)?;
-        let labels = self.cache.label_sets.intern(LabelSet::new(object.labels));
+        let labels = self.cache.intern_labels(LabelSet::new(object.labels), &self.cluster);
         let fingerprint = XxHash3_64::oneshot_with_seed(self.cache.seed, &object.bytes);
         let version = Version { resource_version: object.resource_version, fingerprint };
         let entry = Entry::new(EntryKey::new(&object.namespace, &object.name), version, labels, frame);

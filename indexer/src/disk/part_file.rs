@@ -168,7 +168,7 @@ pub(super) fn read(path: &Path, cache: impl Fn(&Header) -> Option<Arc<ResourceCa
     let mut taken = Taken::default();
     let is_torn = loop {
         match read_frame(&mut file, &mut left, &mut payload) {
-            Ok(true) => taken.frame(&payload, &cache)?,
+            Ok(true) => taken.frame(&payload, &cache, &header.cluster)?,
             Ok(false) => break false,
             Err(FrameError::Torn) => break true,
             Err(error) => return Err(error),
@@ -214,12 +214,12 @@ struct Taken {
 }
 
 impl Taken {
-    fn frame(&mut self, mut payload: &[u8], cache: &ResourceCache) -> Result<(), FrameError> {
+    fn frame(&mut self, mut payload: &[u8], cache: &ResourceCache, cluster: &ClusterName) -> Result<(), FrameError> {
         let mut labels: Vec<Arc<LabelSet>> = Vec::new();
         let newest = cache.codec().newest_dictionary();
         while let Some(record) = take_record(&mut payload)? {
             match record {
-                Record::Labels(set) => labels.push(cache.intern_labels(set)),
+                Record::Labels(set) => labels.push(cache.intern_labels(set, cluster)),
                 Record::Object(object) => {
                     let set = labels.get(object.labels as usize).ok_or(FrameError::Damaged("labels are missing"))?;
                     if object.compressed.dictionary > newest {

@@ -8,10 +8,6 @@ use equivalent::{Comparable, Equivalent};
 
 use super::{Entry, EntryKey, LabelSet};
 
-/// Entries looked at one by one before those with the same labels are skipped over: where hardly two objects have the same
-/// ones, going on is cheaper than skipping.
-const STEPS: usize = 8;
-
 /// The entries of one cluster's resource, by their labels. Cloning takes constant time and shares everything.
 #[derive(Debug, Clone, Default)]
 pub struct ByLabels(imbl::OrdSet<Labelled>);
@@ -20,17 +16,16 @@ pub struct ByLabels(imbl::OrdSet<Labelled>);
 #[derive(Debug, Clone)]
 struct Labelled(Entry);
 
-/// A place in that order: behind all entries of a label set, or at one of them.
+/// A place in that order.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place<'a> {
     labels: usize,
-    is_behind: bool,
     key: EntryKey<'a>,
 }
 
 impl Labelled {
     fn place(&self) -> Place<'_> {
-        Place { labels: address(self.0.labels()), is_behind: false, key: self.0.key() }
+        Place { labels: address(self.0.labels()), key: self.0.key() }
     }
 }
 
@@ -90,32 +85,14 @@ impl ByLabels {
         self.0.remove(&Labelled(entry.clone()).place());
     }
 
-    /// The entries whose labels pass, in key order. None if there are more than `most`: then most are worth a look anyway.
-    pub fn find(&self, mut passes: impl FnMut(&LabelSet) -> bool, most: usize) -> Option<Vec<Entry>> {
-        let mut found = Vec::new();
-        let mut entries = self.0.range::<_, Place<'_>>(..);
-        // The labels that were looked at last, whether they pass, and how many entries in a row had them in vain.
-        let (mut looked_at, mut is_wanted, mut steps) = (0, false, 0);
-        while let Some(Labelled(entry)) = entries.next() {
-            let labels = address(entry.labels());
-            if labels != looked_at {
-                (looked_at, is_wanted, steps) = (labels, passes(entry.labels()), 0);
-            }
-            if is_wanted {
-                found.push(entry.clone());
-                if found.len() > most {
-                    return None;
-                }
-                continue;
-            }
-            steps += 1;
-            if steps == STEPS {
-                let behind = Place { labels, is_behind: true, key: EntryKey::new("", "") };
-                entries = self.0.range::<_, Place<'_>>((Bound::Excluded(behind), Bound::Unbounded));
-            }
-        }
-        found.sort_unstable();
-        Some(found)
+    /// The entries of one label set, in key order from a place on.
+    pub fn of<'a>(&'a self, labels: &Arc<LabelSet>, from: Bound<EntryKey<'_>>) -> impl Iterator<Item = &'a Entry> {
+        let labels = address(labels);
+        let from = from.map(|key| Place { labels, key });
+        self.0
+            .range::<_, Place<'_>>((from, Bound::Unbounded))
+            .map(|Labelled(entry)| entry)
+            .take_while(move |entry| address(entry.labels()) == labels)
     }
 }
 
@@ -130,7 +107,7 @@ mod tests {
     use crate::codec::Frame;
 
     fn entry(sets: &LabelSets, name: u16, labels: u16) -> Entry {
-        let set = sets.intern(LabelSet::new(vec![("app".to_owned(), labels.to_string())]));
+        let set = sets.intern(LabelSet::new(vec![("app".to_owned(), labels.to_string())]), &"m1".into());
         let frame = Frame { dictionary: 0, raw_length: 0, bytes: b"" };
         let name = format!("{name:05}");
         Entry::new(EntryKey::new("shop", &name), Version { resource_version: 1, fingerprint: 1 }, set, frame)
@@ -140,7 +117,7 @@ mod tests {
         #[test]
         fn it_finds_what_looking_at_all_finds(
             changes in prop::collection::vec((0u16..60, 0u16..12, prop::bool::weighted(0.8)), 0..200),
-            wanted in prop::collection::btree_set(0u16..12, 0..4),
+            wanted in 0u16..12, from in 0u16..60,
         ) {
             let (sets, mut by_labels, mut all) = (LabelSets::default(), ByLabels::default(), BTreeMap::new());
             for (name, labels, is_there) in changes {
@@ -152,12 +129,12 @@ mod tests {
                     by_labels.remove(&previous);
                 }
             }
-            let passes = |set: &LabelSet| wanted.iter().any(|label| set.get("app") == Some(&label.to_string()));
-            let expected: Vec<&str> = all.values().filter(|entry| passes(entry.labels())).map(Entry::name).collect();
-            let found = by_labels.find(passes, usize::MAX).unwrap();
-            prop_assert_eq!(found.iter().map(Entry::name).collect::<Vec<_>>(), expected.clone());
-            prop_assert_eq!(by_labels.find(passes, expected.len()).is_some(), true);
-            prop_assert_eq!(by_labels.find(passes, expected.len().saturating_sub(1)).is_some(), expected.is_empty());
+            let set = entry(&sets, 0, wanted).labels().clone();
+            let behind = all.range(from + 1..).map(|(_, entry)| entry).filter(|entry| Arc::ptr_eq(entry.labels(), &set));
+            let expected: Vec<&str> = behind.map(Entry::name).collect();
+            let name = format!("{from:05}");
+            let found = by_labels.of(&set, Bound::Excluded(EntryKey::new("shop", &name)));
+            prop_assert_eq!(found.map(Entry::name).collect::<Vec<_>>(), expected);
         }
     }
 }

@@ -5,21 +5,23 @@
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
-use std::ops::{Bound, RangeBounds as _};
+use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Instant;
 
-use crate::cache::Snapshot;
+use crate::cache::{Part, Snapshot};
 use crate::codec::{CodecError, Decoder};
-use crate::entry::{Entries, Entry, EntryKey, LabelSet};
+use crate::entry::{ByLabels, Entries, Entry, EntryKey, LabelSet, Whose};
 use crate::resource::ClusterName;
 use crate::version::MergedVersion;
 use crate::view::Query;
 
 /// Entries taken from a cluster at first, doubled with each refill up to the most.
-const FIRST_BATCH: usize = 4;
+const FIRST_BATCH: usize = 1;
 const LARGEST_BATCH: usize = 256;
-/// Objects that are found by their labels; where there are more, those that have them are met soon enough by going on.
-const FEW: usize = 8192;
+/// Label sets of clusters that are walked beside each other: at least, and one for so many objects. Where more of them have the
+/// labels that are asked for, those are met soon enough by looking at all.
+const LABEL_SETS: (usize, usize) = (256, 128);
 /// Objects that are opened in vain at a time.
 const LOOKED_AT: usize = 256;
 
@@ -49,13 +51,18 @@ pub struct ListCursor {
 #[derive(Debug)]
 struct Source {
     cluster: ClusterName,
-    objects: Entries,
-    /// All that have the labels that are asked for, where those are few.
-    labelled: Option<Vec<Entry>>,
+    entries: Walked,
     batch: VecDeque<Entry>,
     batch_size: usize,
     last: Option<Entry>,
     exhausted: bool,
+}
+
+/// Entries in key order.
+#[derive(Debug)]
+enum Walked {
+    All(Entries),
+    Labelled(ByLabels, Arc<LabelSet>),
 }
 
 /// The next entry of one source; the heap gives the smallest first.
@@ -100,13 +107,7 @@ impl Listed {
 impl ListCursor {
     /// A walk over `snapshot`, behind `after` if that is given. The decoder must be taken after the snapshot.
     pub fn new(snapshot: &Snapshot, query: Query, decoder: Decoder, after: Option<&Position>) -> Self {
-        let mut sources: Vec<Source> = snapshot
-            .parts
-            .iter()
-            .filter(|(cluster, _)| query.wants_cluster(cluster))
-            .map(|(cluster, part)| Source::new(cluster.clone(), part.objects.clone()))
-            .collect();
-        find_labelled(snapshot, &query, &mut sources);
+        let mut sources = labelled_sources(snapshot, &query).unwrap_or_else(|| all_sources(snapshot, &query));
         for source in &mut sources {
             source.start(&query, after);
         }
@@ -137,22 +138,9 @@ impl ListCursor {
         &self.decoder
     }
 
-    /// How many objects lie before the query's filter: in its namespace, or all.
-    pub fn candidates(&self) -> usize {
-        let in_namespace = |objects: &Entries, namespace: &str| {
-            let from = EntryKey { namespace: namespace.as_bytes(), name: b"" };
-            objects
-                .range::<_, EntryKey<'_>>((Bound::Included(&from), Bound::Unbounded))
-                .take_while(|entry| entry.namespace() == namespace)
-                .count()
-        };
-        self.sources
-            .iter()
-            .map(|source| match &self.query.namespace {
-                Some(namespace) => in_namespace(&source.objects, namespace),
-                None => source.objects.len(),
-            })
-            .sum()
+    /// Whether nothing is left to look at.
+    pub fn is_at_end(&self) -> bool {
+        self.heads.is_empty()
     }
 
     /// Appends the next object to `output`; nothing if many were looked at and none of them passed, so that others have their
@@ -206,33 +194,69 @@ impl Iterator for ListCursor {
     }
 }
 
-/// Gives each source the entries with the labels that are asked for, if those are few in all.
-fn find_labelled(snapshot: &Snapshot, query: &Query, sources: &mut [Source]) {
-    if !query.filter.reads_labels() || query.name.is_some() {
-        return;
+fn all_sources(snapshot: &Snapshot, query: &Query) -> Vec<Source> {
+    let source = |(cluster, part): (&ClusterName, &Arc<Part>)| Source::new(cluster, Walked::All(part.objects.clone()));
+    snapshot.chosen(query).map(source).collect()
+}
+
+/// A source for each label set of each cluster, if labels are asked for and those that have them are few.
+fn labelled_sources(snapshot: &Snapshot, query: &Query) -> Option<Vec<Source>> {
+    let wanted = query.filter.wanted_labels();
+    if wanted.is_empty() || query.name.is_some() {
+        return None;
     }
-    let mut left = FEW;
-    for source in sources.iter_mut() {
-        let passes = |labels: &LabelSet| query.filter.labels_hold(labels);
-        let found = snapshot.parts.get(&source.cluster).and_then(|part| part.by_labels.find(passes, left));
-        let Some(found) = found else {
-            sources.iter_mut().for_each(|source| source.labelled = None);
-            return;
-        };
-        left -= found.len();
-        source.labelled = Some(found);
+    let objects: usize = snapshot.parts.values().map(|part| part.objects.len()).sum();
+    let most = LABEL_SETS.0.max(objects / LABEL_SETS.1);
+    let found = snapshot.label_sets.having(&wanted, |labels| query.filter.labels_hold(labels), most)?;
+    let mut sources = Vec::new();
+    for Whose { labels, clusters } in found {
+        for cluster in clusters.into_iter().filter(|cluster| query.wants_cluster(cluster)) {
+            if let Some(part) = snapshot.parts.get(&cluster) {
+                sources.push(Source::new(&cluster, Walked::Labelled(part.by_labels.clone(), Arc::clone(&labels))));
+            }
+        }
+    }
+    // Equal keys come in the order of their clusters.
+    sources.sort_by(|left, right| left.cluster.cmp(&right.cluster));
+    Some(sources)
+}
+
+impl Walked {
+    fn get(&self, key: &EntryKey<'_>) -> Option<&Entry> {
+        match self {
+            Self::All(entries) => entries.get(key),
+            Self::Labelled(by_labels, labels) => {
+                by_labels.of(labels, Bound::Included(*key)).next().filter(|entry| entry.key() == *key)
+            }
+        }
+    }
+
+    /// The next `most` entries, up to the first one that lies outside.
+    fn take(&self, from: Bound<EntryKey<'_>>, most: usize, is_inside: impl Fn(&&Entry) -> bool) -> Vec<Entry> {
+        match self {
+            Self::All(entries) => {
+                // Where an order begins is found without comparing.
+                let is_beginning = from == Bound::Included(EntryKey::new("", ""));
+                let from = if is_beginning { Bound::Unbounded } else { from };
+                let entries = entries.range::<_, EntryKey<'_>>((from, Bound::Unbounded));
+                entries.take(most).take_while(is_inside).cloned().collect()
+            }
+            Self::Labelled(by_labels, labels) => {
+                by_labels.of(labels, from).take(most).take_while(is_inside).cloned().collect()
+            }
+        }
     }
 }
 
 impl Source {
-    fn new(cluster: ClusterName, objects: Entries) -> Self {
-        let batch = VecDeque::new();
-        Self { cluster, objects, labelled: None, batch, batch_size: FIRST_BATCH, last: None, exhausted: false }
+    fn new(cluster: &ClusterName, entries: Walked) -> Self {
+        let cluster = cluster.clone();
+        Self { cluster, entries, batch: VecDeque::new(), batch_size: FIRST_BATCH, last: None, exhausted: false }
     }
 
     fn start(&mut self, query: &Query, after: Option<&Position>) {
         if let (Some(namespace), Some(name), None) = (&query.namespace, &query.name, after) {
-            self.batch.extend(self.objects.get(&EntryKey::new(namespace, name)).cloned());
+            self.batch.extend(self.entries.get(&EntryKey::new(namespace, name)).cloned());
             self.exhausted = true;
             return;
         }
@@ -248,14 +272,7 @@ impl Source {
             }
             None => Bound::Included(first),
         };
-        match self.labelled.take() {
-            Some(labelled) => {
-                let is_behind = |entry: &&Entry| (bound, Bound::Unbounded).contains(&entry.key());
-                self.batch.extend(labelled.iter().filter(is_behind).cloned());
-                self.exhausted = true;
-            }
-            None => self.fill(bound, query),
-        }
+        self.fill(bound, query);
     }
 
     fn next(&mut self, query: &Query) -> Option<Entry> {
@@ -272,25 +289,40 @@ impl Source {
     }
 
     fn fill(&mut self, from: Bound<EntryKey<'_>>, query: &Query) {
-        let range = (from.as_ref(), Bound::Unbounded);
         let namespace = query.namespace.as_deref();
-        self.batch.extend(
-            self.objects
-                .range::<_, EntryKey<'_>>(range)
-                .take(self.batch_size)
-                .take_while(|entry| namespace.is_none_or(|namespace| entry.namespace() == namespace))
-                .cloned(),
-        );
+        let is_inside = |entry: &&Entry| namespace.is_none_or(|namespace| entry.namespace() == namespace);
+        self.batch = self.entries.take(from, self.batch_size, is_inside).into();
         self.exhausted = self.batch.len() < self.batch_size;
     }
 }
 
 impl Snapshot {
+    fn chosen<'a>(&'a self, query: &'a Query) -> impl Iterator<Item = (&'a ClusterName, &'a Arc<Part>)> {
+        self.parts.iter().filter(|(cluster, _)| query.wants_cluster(cluster))
+    }
+
+    /// How many objects lie before the query's filter: in its namespace, or all.
+    pub fn candidates(&self, query: &Query) -> usize {
+        let in_namespace = |objects: &Entries, namespace: &str| {
+            let from = EntryKey { namespace: namespace.as_bytes(), name: b"" };
+            objects
+                .range::<_, EntryKey<'_>>((Bound::Included(&from), Bound::Unbounded))
+                .take_while(|entry| entry.namespace() == namespace)
+                .count()
+        };
+        self.chosen(query)
+            .map(|(_, part)| match &query.namespace {
+                Some(namespace) => in_namespace(&part.objects, namespace),
+                None => part.objects.len(),
+            })
+            .sum()
+    }
+
     /// The version that an answer from this snapshot carries: a watch from it misses nothing. A cluster whose first list
     /// is not complete has no part in it yet.
     pub fn merged_version(&self, query: &Query) -> MergedVersion {
         let mut version = MergedVersion::default();
-        for (cluster, part) in self.parts.iter().filter(|(cluster, _)| query.wants_cluster(cluster)) {
+        for (cluster, part) in self.chosen(query) {
             if let Some(reached) = &part.version {
                 version.set(cluster.clone(), reached.clone());
             }
@@ -307,7 +339,7 @@ mod tests {
 
     use super::*;
     use crate::cache::{Cache, PreparedChange, ResourceCache};
-    use crate::filter::{FieldCondition, FieldPath, Filter};
+    use crate::filter::{FieldCondition, FieldPath, Filter, LabelCondition, LabelTest};
     use crate::raw::ObjectReader;
     use crate::resource::{ApiResource, GroupVersionResource};
 
@@ -329,8 +361,14 @@ mod tests {
     }
 
     fn add(cache: &Arc<ResourceCache>, cluster: &str, namespace: &str, name: &str) {
+        add_labelled(cache, cluster, namespace, name, "");
+    }
+
+    fn add_labelled(cache: &Arc<ResourceCache>, cluster: &str, namespace: &str, name: &str, labels: &str) {
         let mut writer = cache.writer(&cluster.into(), &pods());
-        let text = format!(r#"{{"metadata":{{"namespace":"{namespace}","name":"{name}"}},"spec":{{"n":"{name}"}}}}"#);
+        let text = format!(
+            r#"{{"metadata":{{"namespace":"{namespace}","name":"{name}","labels":{{{labels}}}}},"spec":{{"n":"{name}"}}}}"#
+        );
         let object = ObjectReader::new(&cluster.into(), "v1", "Pod").read(&text).unwrap();
         let entry = writer.prepare(object).unwrap();
         writer.apply([PreparedChange::Upsert(entry)]);
@@ -386,6 +424,37 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn objects_found_by_their_labels_are_those_that_a_look_at_all_finds(
+            objects in proptest::collection::btree_map(("[ab]", "[a-c]", "[a-e]{1,2}"), ("[xyz]", proptest::option::of("[12]")), 0..60),
+            app in proptest::collection::vec("[xyz]", 0..3), tier in 0_usize..5, namespace in proptest::option::of("[a-c]"),
+            page in 1_usize..7,
+        ) {
+            let cache = Cache::default().open(&pods().gvr);
+            for ((cluster, namespace, name), (app, tier)) in &objects {
+                let tier = tier.as_ref().map(|tier| format!(r#","tier":"{tier}""#)).unwrap_or_default();
+                add_labelled(&cache, cluster, namespace, name, &format!(r#""app":"{app}"{tier}"#));
+            }
+            let condition = |key: &str, test| LabelCondition { key: key.to_owned(), test };
+            let tests = [LabelTest::Exists, LabelTest::DoesNotExist, LabelTest::GreaterThan(1), LabelTest::NotIn(vec!["1".into()])];
+            let mut labels: Vec<_> = tests.get(tier).cloned().map(|test| condition("tier", test)).into_iter().collect();
+            if !app.is_empty() {
+                labels.push(condition("app", LabelTest::In(app)));
+            }
+            let filter = Filter { labels, ..Filter::default() };
+            let all: Vec<Listed> = cursor(&cache, Query { namespace: namespace.clone(), ..Query::default() }, None).collect();
+            let expected = triples(all.into_iter().filter(|listed| filter.admits(&listed.entry)));
+            let query = Query { namespace, filter, ..Query::default() };
+            let (mut after, mut seen) = (None, Vec::new());
+            loop {
+                let listed: Vec<Listed> = cursor(&cache, query.clone(), after.as_ref()).take(page).collect();
+                let Some(last) = listed.last() else { break };
+                after = Some(last.position());
+                seen.extend(triples(listed.into_iter()));
+            }
+            prop_assert_eq!(seen, expected);
+        }
+
         #[test]
         fn pages_give_each_object_once_whatever_the_page_size_and_whatever_comes_and_goes_between(
             objects in proptest::collection::btree_set(("[ab]", "[a-c]", "[a-e]{1,2}"), 0..60),

@@ -32,6 +32,15 @@ pub(super) enum Objects {
 }
 
 impl Objects {
+    /// Whether there is nothing to look at.
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Self::All(cursor) => cursor.is_at_end(),
+            Self::Page(listed, _) => listed.as_slice().is_empty(),
+            Self::Found(hits) => hits.as_slice().is_empty(),
+        }
+    }
+
     /// The next one; nothing if some were looked at in vain. None at the end.
     fn append_next(&mut self, output: &mut Vec<u8>) -> Option<Result<Option<Listed>, CodecError>> {
         match self {

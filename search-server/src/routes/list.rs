@@ -12,7 +12,6 @@ use axum::response::Response;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use indexer::cache::{ResourceCache, Snapshot};
-use indexer::entry::EntryKey;
 use indexer::query::Expression;
 use indexer::query::evaluate::Evaluator;
 use indexer::resource::{ApiResource, GroupVersionResource};
@@ -79,14 +78,14 @@ pub(super) async fn answer(state: &SearchState, headers: &HeaderMap, asked: &Ask
     let query = asked.query(&kind);
     let snapshot = cache.snapshot(query.clusters.as_ref());
     let notices = notices(&state.overview(), &asked.resource, &snapshot, &query);
-    if let Some(name) = &asked.name {
-        state.lookups.count(holds(&snapshot, asked.namespace.as_deref(), name));
-    }
     let page = match &asked.options.order {
         Some((order, _)) => Page::sort(state, &cache, &snapshot, asked, query, order).await?,
         None if query.search.is_some() => Page::find(state, &cache, &snapshot, asked, query).await?,
         None => Page::choose(&cache, &snapshot, asked, query),
     };
+    if asked.name.is_some() {
+        state.lookups.count(!page.objects.is_empty());
+    }
     let body = if wants_table(headers) {
         let rows = Rows::new(&asked.resource, &kind, &snapshot, asked.options.include_object);
         let head = apiservice::table::open(&page.metadata, rows.columns())?;
@@ -101,11 +100,6 @@ pub(super) async fn answer(state: &SearchState, headers: &HeaderMap, asked: &Ask
         Body::new(ListBody::new(head, page.objects, Verbatim, "]}\n"))
     };
     Ok(respond(body, &notices))
-}
-
-fn holds(snapshot: &Snapshot, namespace: Option<&str>, name: &str) -> bool {
-    let key = EntryKey::new(namespace.unwrap_or_default(), name);
-    snapshot.parts.values().any(|part| part.objects.contains(&key))
 }
 
 pub(super) fn respond(body: Body, notices: &[Notice]) -> Response {
@@ -207,11 +201,11 @@ impl Page {
             let after = (end.namespace, end.name, end.cluster.to_string());
             ContinueToken { resource_version: resource_version.clone(), after, given }
         });
-        let remaining = (cursor.candidates() as u64).saturating_sub(given).max(1);
+        let remaining = || (snapshot.candidates(cursor.query()) as u64).saturating_sub(given).max(1);
         let metadata = TableMeta {
             resource_version,
             // As API servers do, a filtered list does not count what it did not look at.
-            remaining_item_count: token.as_ref().filter(|_| !is_filtered).and_then(|_| i64::try_from(remaining).ok()),
+            remaining_item_count: token.as_ref().filter(|_| !is_filtered).and_then(|_| i64::try_from(remaining()).ok()),
             continue_token: token.map(|token| token.encode()).unwrap_or_default(),
         };
         let decoder = cursor.decoder().clone();
