@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use tantivy::indexer::LogMergePolicy;
 use tantivy::query::{BooleanQuery, Query, TermQuery};
 use tantivy::schema::{IndexRecordOption, TantivyDocument};
 use tantivy::{IndexReader, IndexWriter, ReloadPolicy, Term};
@@ -25,8 +26,15 @@ use crate::entry::Entry;
 use crate::query::document::Document;
 use crate::resource::GroupVersionResource;
 
-/// How long more changes are waited for: a commit costs the same for one as for a thousand.
+/// How long more changes are waited for, at a time and at most: a commit costs the same for one as for a thousand. Queries look
+/// at what waits.
 const GATHERING: Duration = Duration::from_millis(200);
+const LONGEST_GATHERING: Duration = Duration::from_secs(1);
+/// Changes that are worth a commit.
+const ENOUGH: u64 = 512;
+/// Documents of a segment below which it is merged with all the others that are as small. What is updated one by one is written
+/// again with each merge, so that large segments must not be among them.
+const SMALL_SEGMENT: u32 = 1000;
 /// Changes taken from a feed at once.
 const AT_ONCE: usize = 1024;
 /// Changes of a resource that may wait while another one is taken in: less than a feed holds.
@@ -110,7 +118,7 @@ async fn run(
             tokio::select! {
                 biased;
                 _ = given_up.changed() => return Err(IndexError::Damaged("a query could not read it")),
-                _ = news.changed() => tokio::time::sleep(GATHERING).await,
+                _ = news.changed() => gather(|| follower.changes_to_come(&cache)).await,
                 () = tokio::time::sleep(BETWEEN_SWEEPS), if follower.has_leftovers() => {}
             }
             Ok(())
@@ -118,6 +126,17 @@ async fn run(
         match stop.run_until_cancelled(gathered).await {
             None => return Ok(()),
             Some(gathered) => gathered?,
+        }
+    }
+}
+
+/// Waits for more changes while there are few.
+async fn gather(changes: impl Fn() -> u64) {
+    let began = Instant::now();
+    loop {
+        tokio::time::sleep(GATHERING).await;
+        if began.elapsed() >= LONGEST_GATHERING || changes() >= ENOUGH {
+            return;
         }
     }
 }
@@ -161,6 +180,9 @@ impl Follower {
             index.counters.rebuilds.fetch_add(1, Ordering::Relaxed);
         }
         let writer = tantivy.writer_with_num_threads(1, settings.memory)?;
+        let mut merging = LogMergePolicy::default();
+        merging.set_min_layer_size(SMALL_SEGMENT);
+        writer.set_merge_policy(Box::new(merging));
         let reader = tantivy.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
         let committed = Committed { segments: open_segments(&reader, &fields, &[])?, positions: HashMap::new() };
         let leftovers: BTreeSet<PartKey> =
@@ -185,6 +207,15 @@ impl Follower {
 
     fn has_leftovers(&self) -> bool {
         !self.leftovers.is_empty()
+    }
+
+    /// How much has changed since the last step.
+    fn changes_to_come(&self, cache: &Cache) -> u64 {
+        let of = |resource: Arc<ResourceCache>| match self.committed.position(&resource) {
+            Some(position) => resource.next_sequence().saturating_sub(position.sequence),
+            None => ENOUGH,
+        };
+        cache.all().into_iter().map(of).sum()
     }
 
     /// Takes in all that has changed, and commits.
