@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use tests::api_server::{ADMIN_TOKEN, ApiServer};
 use tests::eventually;
+use tests::fleetglass::Fleetglass;
 use tests::karmada::registry;
 use tests::stage::{Plan, Stage};
 use tests::usage::Process;
@@ -25,15 +26,15 @@ const UPDATES: usize = 300;
 
 /// Everything there is to measure with so many pods.
 pub(crate) async fn measure(pods: usize, other: &Other) -> Result<Report> {
-    let stage =
-        Stage::start(&Plan { members: 1, applications: 0, pods: 0, fleetglass: true, ..Plan::default() }).await?;
-    let member = stage.members.first().context("no member")?;
-    fill(member, pods).await?;
+    let plan = Plan { members: 1, applications: 0, pods: 0, fleetglass: false, ..Plan::default() };
+    let mut stage = Stage::start(&plan).await?;
+    fill(stage.members.first().context("no member")?, pods).await?;
     let mut report = Report::new(pods);
-    measure_sync(&stage, pods, &mut report).await?;
-    let fleetglass = stage.fleetglass()?;
-    let cache = format!("{}/apis/search.karmada.io/v1alpha1/search/cache", fleetglass.url);
-    let ours = Target::new(&cache, &fleetglass.authority, ADMIN_TOKEN, fleetglass.pid())?;
+    measure_cache(&mut stage, pods, &mut report).await?;
+    join(&mut stage, &[]).await?;
+    measure_sync(&stage, pods, "fleetglass", &mut report).await?;
+    let (fleetglass, member) = (stage.fleetglass()?, stage.members.first().context("no member")?);
+    let ours = target(fleetglass, "search/cache")?;
     let theirs = Target::new(&member.url, &member.authority, ADMIN_TOKEN, member.pid())?;
     tracing::info!("reading from Fleetglass");
     measure_reads(&ours, pods, "fleetglass", &mut report).await?;
@@ -45,13 +46,44 @@ pub(crate) async fn measure(pods: usize, other: &Other) -> Result<Report> {
         let target = Target::new(url, &authority, &other.token, pid)?;
         measure_reads(&target, pods, "other", &mut report).await?;
     }
+    tracing::info!("timing small answers");
+    measure_smallest(stage.fleetglass()?, &mut report).await?;
     tracing::info!("timing updates");
-    measure_updates(&ours, &theirs, pods, &mut report).await?;
+    measure_updates(&theirs, &theirs, pods, "kube-apiserver", &mut report).await?;
+    measure_updates(&ours, &theirs, pods, "fleetglass", &mut report).await?;
     tracing::info!("searching while much is updated");
-    let search = format!("{}/apis/search.karmada.io/v1alpha1/search", fleetglass.url);
-    let search = Target::new(&search, &fleetglass.authority, ADMIN_TOKEN, fleetglass.pid())?;
+    let search = target(fleetglass, "search")?;
     measure_storm(&stage, &search, &theirs, &mut report).await?;
     Ok(report)
+}
+
+/// The cache alone, which is all that karmada-search has: Fleetglass without its search index.
+async fn measure_cache(stage: &mut Stage, pods: usize, report: &mut Report) -> Result<()> {
+    tracing::info!("following without the search index");
+    let column = "fleetglass, no index";
+    join(stage, &["--search-index=false"]).await?;
+    measure_sync(stage, pods, column, report).await?;
+    let fleetglass = stage.fleetglass()?;
+    let ours = target(fleetglass, "search/cache")?;
+    let member = stage.members.first().context("no member")?;
+    let theirs = Target::new(&member.url, &member.authority, ADMIN_TOKEN, member.pid())?;
+    measure_updates(&ours, &theirs, pods, column, report).await?;
+    stage.kubectl()?.run(&["delete", "resourceregistry", "pods"]).await?;
+    if let Some(fleetglass) = stage.fleetglass.take() {
+        fleetglass.stop()?;
+    }
+    Ok(())
+}
+
+async fn join(stage: &mut Stage, flags: &[&str]) -> Result<()> {
+    let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
+    stage.fleetglass = Some(Fleetglass::join(&stage.control_plane, &stage.etcd.url, stage.folder(), &flags).await?);
+    Ok(())
+}
+
+fn target(fleetglass: &Fleetglass, below: &str) -> Result<Target> {
+    let url = format!("{}/apis/search.karmada.io/v1alpha1/{below}", fleetglass.url);
+    Target::new(&url, &fleetglass.authority, ADMIN_TOKEN, fleetglass.pid())
 }
 
 fn application(number: usize) -> Application {
@@ -75,7 +107,7 @@ async fn fill(member: &ApiServer, pods: usize) -> Result<()> {
 }
 
 /// From the moment the registry is written to the moment everything is held.
-async fn measure_sync(stage: &Stage, pods: usize, report: &mut Report) -> Result<()> {
+async fn measure_sync(stage: &Stage, pods: usize, column: &str, report: &mut Report) -> Result<()> {
     let fleetglass = stage.fleetglass()?;
     let process = Process(fleetglass.pid());
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -90,14 +122,14 @@ async fn measure_sync(stage: &Stage, pods: usize, report: &mut Report) -> Result
         Ok(())
     })
     .await?;
-    report.set("fleetglass", "first sync, s", begun.elapsed().as_secs_f64());
+    report.set(column, "first sync, s", begun.elapsed().as_secs_f64());
     // Training the dictionary goes on for a moment after the list is complete; it belongs to the price.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    report.set("fleetglass", "first sync, CPU s", (process.cpu()? - cpu).as_secs_f64());
+    report.set(column, "first sync, CPU s", (process.cpu()? - cpu).as_secs_f64());
     let held = process.resident_bytes()?;
-    report.set("fleetglass", "resident idle, MiB", idle as f64 / 1_048_576.0);
-    report.set("fleetglass", "resident holding, MiB", held as f64 / 1_048_576.0);
-    report.set("fleetglass", "bytes an object above idle", held.saturating_sub(idle) as f64 / pods as f64);
+    report.set(column, "resident idle, MiB", idle as f64 / 1_048_576.0);
+    report.set(column, "resident holding, MiB", held as f64 / 1_048_576.0);
+    report.set(column, "bytes an object above idle", held.saturating_sub(idle) as f64 / pods as f64);
     Ok(())
 }
 
@@ -120,14 +152,25 @@ async fn measure_reads(target: &Target, pods: usize, column: &str, report: &mut 
     let gzip = Reader::compressed(target)?.repeat("/api/v1/pods", 3).await?;
     report.set(column, "list all, gzip, s", gzip.median.as_secs_f64());
     report.set(column, "list all, gzip, MB", gzip.bytes as f64 / 1e6);
+    let page = reader.repeat("/api/v1/pods?limit=500", 50).await?;
+    report.set(column, "page of 500, ms", page.median.as_secs_f64() * 1e3);
     let namespace = reader.repeat("/api/v1/namespaces/space-000/pods", 50).await?;
     report.set(column, "namespace of 200, ms", namespace.median.as_secs_f64() * 1e3);
     let number = pods / PODS_OF_APPLICATION / 2;
     let labelled = reader.repeat(&format!("/api/v1/pods?labelSelector=app%3Dapp-{number:03}"), 50).await?;
     report.set(column, "label selector, 20 of all, ms", labelled.median.as_secs_f64() * 1e3);
-    let one = reader.repeat("/api/v1/namespaces/space-000/pods/app-000-00000", 300).await?;
+    let one = reader.repeat("/api/v1/namespaces/space-000/pods/app-000-00000", 1000).await?;
     report.set(column, "one object, ms", one.median.as_secs_f64() * 1e3);
     report.set(column, "one object, CPU ms", one.cpu.as_secs_f64() * 1e3);
+    Ok(())
+}
+
+/// What any answer costs: TLS, HTTP/2, and who asks. "ok" is all it says.
+async fn measure_smallest(fleetglass: &Fleetglass, report: &mut Report) -> Result<()> {
+    let target = Target::new(&fleetglass.url, &fleetglass.authority, ADMIN_TOKEN, fleetglass.pid())?;
+    let smallest = Reader::new(&target).repeat("/livez", 1000).await?;
+    report.set("fleetglass", "an answer of two bytes, ms", smallest.median.as_secs_f64() * 1e3);
+    report.set("fleetglass", "an answer of two bytes, CPU ms", smallest.cpu.as_secs_f64() * 1e3);
     Ok(())
 }
 
@@ -159,19 +202,16 @@ async fn measure_storm(stage: &Stage, search: &Target, theirs: &Target, report: 
     Ok(())
 }
 
-async fn measure_updates(ours: &Target, theirs: &Target, pods: usize, report: &mut Report) -> Result<()> {
+async fn measure_updates(ours: &Target, theirs: &Target, pods: usize, column: &str, report: &mut Report) -> Result<()> {
     let cpu = ours.process.cpu()?;
     let mut delays = measure::update_delays(ours, theirs, spread(pods, UPDATES)).await?;
     delays.sort();
     let at = |percent: usize| delays.get((delays.len() - 1) * percent / 100).copied().unwrap_or_default();
-    report.set("fleetglass", "update seen after commit, median, ms", at(50).as_secs_f64() * 1e3);
-    report.set("fleetglass", "update seen after commit, p99, ms", at(99).as_secs_f64() * 1e3);
-    report.set(
-        "fleetglass",
-        "CPU for one update, ms",
-        (ours.process.cpu()? - cpu).as_secs_f64() * 1e3 / UPDATES as f64,
-    );
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    report.set("fleetglass", "resident at the end, MiB", ours.process.resident_bytes()? as f64 / 1_048_576.0);
+    report.set(column, "update seen after commit, median, ms", at(50).as_secs_f64() * 1e3);
+    report.set(column, "update seen after commit, p99, ms", at(99).as_secs_f64() * 1e3);
+    // What the updates leave to be done is part of their price.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    report.set(column, "CPU for one update, ms", (ours.process.cpu()? - cpu).as_secs_f64() * 1e3 / UPDATES as f64);
+    report.set(column, "resident at the end, MiB", ours.process.resident_bytes()? as f64 / 1_048_576.0);
     Ok(())
 }
