@@ -197,9 +197,12 @@ pub(crate) async fn update_delays(
     });
     let writer = origin.client(false)?;
     let mut delays = Vec::new();
+    // Pods that another round has marked must change all the same.
+    let round = jiff::Timestamp::now().as_millisecond();
     for (number, (namespace, name)) in pods.into_iter().enumerate() {
-        let mark = format!("\"benchmark/mark\":\"{number}\"");
-        let patch = json!({ "metadata": { "annotations": { "benchmark/mark": number.to_string() } } });
+        let value = format!("{round}-{number}");
+        let mark = format!("\"benchmark/mark\":\"{value}\"");
+        let patch = json!({ "metadata": { "annotations": { "benchmark/mark": value } } });
         let request = writer
             .patch(format!("{}/api/v1/namespaces/{namespace}/pods/{name}", origin.url))
             .bearer_auth(&origin.token)
