@@ -333,6 +333,14 @@ impl ResourceCache {
         self.state.lock().feed.len()
     }
 
+    /// Whether changes from `sequence` on are soon dropped: the feed drops old ones, and more than half of what it holds comes
+    /// behind that.
+    pub fn is_pressed(&self, sequence: u64) -> bool {
+        let state = self.state.lock();
+        let has_dropped = state.oldest_sequence() > 0;
+        has_dropped && sequence.saturating_sub(state.oldest_sequence()) < state.feed.len() as u64 / 2
+    }
+
     /// The number that the next change will get.
     pub fn next_sequence(&self) -> u64 {
         self.state.lock().next_sequence

@@ -15,7 +15,7 @@ use triomphe::ThinArc;
 use crate::codec::Frame;
 
 pub use by_labels::ByLabels;
-pub use label_sets::{Label, LabelSets, Whose};
+pub use label_sets::{Label, LabelSets, Most, Whose};
 
 /// A set of entries in key order; cloning one is constant time and shares everything.
 pub type Entries = imbl::OrdSet<Entry>;

@@ -198,6 +198,11 @@ impl Filter {
         }) && self.labels_hold(entry.labels())
     }
 
+    /// Whether there are conditions on labels.
+    pub fn reads_labels(&self) -> bool {
+        !self.labels.is_empty()
+    }
+
     /// What objects that pass have: of each of these, one label. Conditions that can be met by having none are not among them.
     pub fn wanted_labels(&self) -> Vec<Vec<Label<'_>>> {
         self.labels.iter().filter_map(LabelCondition::wanted).collect()

@@ -14,6 +14,8 @@ use smallvec::SmallVec;
 use super::LabelSet;
 use crate::resource::ClusterName;
 
+/// Sets that are looked at between two looks at what is known.
+const AT_ONCE: usize = 4096;
 /// Sets that are known before the first look for unused ones.
 const FIRST_SWEEP: usize = 64;
 
@@ -39,7 +41,16 @@ pub struct Whose {
     pub clusters: Vec<ClusterName>,
 }
 
-/// Numbers of sets or of clusters, in order. Most lists are of one.
+/// How much is looked at, and how much may be found.
+#[derive(Debug, Clone, Copy)]
+pub struct Most {
+    /// Label sets.
+    pub sets: usize,
+    /// Clusters of sets.
+    pub found: usize,
+}
+
+/// Numbers of sets or of clusters. Most lists are of one.
 type Numbers = SmallVec<[u32; 2]>;
 
 #[derive(Debug, Default)]
@@ -74,25 +85,30 @@ impl LabelSets {
         Arc::clone(&set.labels)
     }
 
-    /// The sets that pass, and whose they are. A set that passes has one label of each of `alternatives`. None if that leads to
-    /// more than `most` sets or to more than `most` clusters of sets, or if there are no alternatives to go by.
+    /// The sets that pass, and which of the wanted clusters have them. A set that passes has one label of each of `alternatives`;
+    /// without any, all sets are looked at. None if too much would have to be looked at, or too much is found.
     pub fn having(
         &self,
         alternatives: &[Vec<Label<'_>>],
         passes: impl Fn(&LabelSet) -> bool,
-        most: usize,
+        is_wanted: impl Fn(&ClusterName) -> bool,
+        most: Most,
     ) -> Option<Vec<Whose>> {
-        let known = self.0.lock();
-        let candidates = alternatives.iter().map(|labels| known.candidates(labels)).min_by_key(Vec::len)?;
-        if candidates.len() > most {
-            return None;
-        }
-        let (mut found, mut left) = (Vec::new(), most);
-        for set in candidates.into_iter().map(|number| &known.sets[number as usize]) {
-            if passes(&set.labels) {
-                left = left.checked_sub(set.clusters.len())?;
-                let clusters = set.clusters.iter().map(|number| known.clusters[*number as usize].clone()).collect();
-                found.push(Whose { labels: Arc::clone(&set.labels), clusters });
+        let candidates = self.0.lock().candidates(alternatives, most.sets)?;
+        let (mut found, mut left) = (Vec::new(), most.found);
+        for numbers in candidates.chunks(AT_ONCE) {
+            // Writers wait for the lock, so that what takes time is done without it.
+            let sets: Vec<(Arc<LabelSet>, Numbers)> = {
+                let known = self.0.lock();
+                numbers.iter().filter_map(|number| known.held(*number)).collect()
+            };
+            let passing: Vec<_> = sets.into_iter().filter(|(labels, _)| passes(labels)).collect();
+            let known = self.0.lock();
+            for (labels, clusters) in passing {
+                let clusters = clusters.iter().filter_map(|number| known.clusters.get(*number as usize));
+                let clusters: Vec<ClusterName> = clusters.filter(|cluster| is_wanted(cluster)).cloned().collect();
+                left = left.checked_sub(clusters.len())?;
+                found.push(Whose { labels, clusters });
             }
         }
         Some(found)
@@ -123,7 +139,8 @@ impl Known {
         let labels = Arc::new(labels);
         let number = number_of(self.sets.insert(OneSet { labels: Arc::clone(&labels), clusters: Numbers::new() }));
         for label in labels.iter().flat_map(|(key, value)| [Label::Key(key), Label::Pair(key, value)]) {
-            add_number(self.having.entry(self.hasher.hash_one(label)).or_default(), number);
+            // The number is new to every list; a label that is there twice by its hash only is told apart when it is looked for.
+            self.having.entry(self.hasher.hash_one(label)).or_default().push(number);
         }
         let Self { sets, by_content, hasher, .. } = self;
         by_content.insert_unique(hash, number, |number| hasher.hash_one(&*sets[*number as usize].labels));
@@ -139,16 +156,35 @@ impl Known {
             numbers.retain(|number| sets.contains(*number as usize));
             !numbers.is_empty()
         });
+        if self.having.len() < self.having.capacity() / 4 {
+            self.having.shrink_to_fit();
+        }
         self.sweep_at = (self.sets.len() * 2).max(FIRST_SWEEP);
     }
 
-    /// The sets that may have one of the labels, each once.
-    fn candidates(&self, labels: &[Label<'_>]) -> Vec<u32> {
-        let listed = labels.iter().filter_map(|label| self.having.get(&self.hasher.hash_one(label)));
-        let mut numbers: Vec<u32> = listed.flatten().copied().collect();
+    /// A set that some object has, and the numbers of its clusters.
+    fn held(&self, number: u32) -> Option<(Arc<LabelSet>, Numbers)> {
+        let set = self.sets.get(number as usize)?;
+        (Arc::strong_count(&set.labels) > 1).then(|| (Arc::clone(&set.labels), set.clusters.clone()))
+    }
+
+    /// The fewest sets that may have one label of each of `alternatives`, each once; all without alternatives. None if there are
+    /// more than `most`.
+    fn candidates(&self, alternatives: &[Vec<Label<'_>>], most: usize) -> Option<Vec<u32>> {
+        let lists = |labels: &Vec<Label<'_>>| -> Vec<&Numbers> {
+            labels.iter().filter_map(|label| self.having.get(&self.hasher.hash_one(label))).collect()
+        };
+        let length = |lists: &Vec<&Numbers>| lists.iter().map(|list| list.len()).sum::<usize>();
+        let Some(lists) = alternatives.iter().map(lists).min_by_key(length) else {
+            return (self.sets.len() <= most).then(|| self.sets.iter().map(|(number, _)| number_of(number)).collect());
+        };
+        if length(&lists) > most {
+            return None;
+        }
+        let mut numbers: Vec<u32> = lists.into_iter().flatten().copied().collect();
         numbers.sort_unstable();
         numbers.dedup();
-        numbers
+        Some(numbers)
     }
 }
 
@@ -195,10 +231,17 @@ mod tests {
             .map(|(cluster, app)| sets.intern(set(&[("app", app), ("tier", "x")]), &cluster.into()))
             .into();
         let web = vec![vec![Label::Key("tier")], vec![Label::Pair("app", "web")]];
-        let found = sets.having(&web, |set| set.get("app") == Some("web"), 100).unwrap();
-        assert_eq!(found, [Whose { labels: Arc::clone(&held[0]), clusters: vec!["m1".into(), "m2".into()] }]);
-        assert_eq!(sets.having(&web, |_| true, 1), None, "two clusters are more than one");
-        assert_eq!(sets.having(&[], |_| true, 100), None, "nothing to go by");
+        let is_web = |set: &LabelSet| set.get("app") == Some("web");
+        let most = |sets, found| Most { sets, found };
+        let whose = |clusters: &[&str]| Whose {
+            labels: Arc::clone(&held[0]),
+            clusters: clusters.iter().map(|name| (*name).into()).collect(),
+        };
+        assert_eq!(sets.having(&web, is_web, |_| true, most(100, 2)).unwrap(), [whose(&["m1", "m2"])]);
+        assert_eq!(sets.having(&web, is_web, |name| *name == "m2".into(), most(100, 1)).unwrap(), [whose(&["m2"])]);
+        assert_eq!(sets.having(&web, is_web, |_| true, most(100, 1)), None, "two clusters are more than one");
+        assert_eq!(sets.having(&[], is_web, |_| true, most(2, 2)).unwrap(), [whose(&["m1", "m2"])]);
+        assert_eq!(sets.having(&[], is_web, |_| true, most(1, 2)), None, "too many to look at");
     }
 
     proptest! {
@@ -215,7 +258,8 @@ mod tests {
                 held.extend(is_kept.then_some((set, cluster)));
             }
             let passes = |set: &LabelSet| set.get(&key) == Some(&value);
-            let found = sets.having(&[vec![Label::Pair(&key, &value)]], passes, usize::MAX).unwrap();
+            let most = Most { sets: usize::MAX, found: usize::MAX };
+            let found = sets.having(&[vec![Label::Pair(&key, &value)]], passes, |_| true, most).unwrap();
             let found: BTreeSet<_> = found.iter()
                 .flat_map(|whose| whose.clusters.iter().map(|cluster| (Arc::as_ptr(&whose.labels), cluster.clone())))
                 .collect();

@@ -35,12 +35,16 @@ const ENOUGH: u64 = 512;
 /// Documents of a segment below which it is merged with all the others that are as small. What is updated one by one is written
 /// again with each merge, so that large segments must not be among them.
 const SMALL_SEGMENT: u32 = 1000;
+/// Above that, segments are merged that differ in their size by less than this power of two: eight of them make one of the next
+/// kind, and every query asks every segment.
+const SEGMENT_SIZES: f64 = 2.0;
 /// Changes taken from a feed at once.
 const AT_ONCE: usize = 1024;
 /// Changes of a resource that may wait while another one is taken in: less than a feed holds.
 const LATE: u64 = if cfg!(test) { 2 } else { 1024 };
 /// Documents after which a long work commits, so that progress is kept and memory is bounded.
 const BETWEEN_COMMITS: u64 = 200_000;
+const GIVEN_UP: IndexError = IndexError::Damaged("a query could not read it");
 /// How long to wait before the index is begun anew.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
@@ -107,6 +111,9 @@ async fn run(
     let mut follower = blocking(opening).await?;
     let (mut news, mut given_up) = (cache.subscribe(), index.given_up.subscribe());
     loop {
+        if given_up.has_changed().unwrap_or(false) {
+            return Err(GIVEN_UP);
+        }
         // Changes that come from here on are seen by the next step, if not by this one.
         news.mark_unchanged();
         let work = {
@@ -117,7 +124,7 @@ async fn run(
         let gathered = async {
             tokio::select! {
                 biased;
-                _ = given_up.changed() => return Err(IndexError::Damaged("a query could not read it")),
+                _ = given_up.changed() => return Err(GIVEN_UP),
                 _ = news.changed() => gather(|| follower.changes_to_come(&cache)).await,
                 () = tokio::time::sleep(BETWEEN_SWEEPS), if follower.has_leftovers() => {}
             }
@@ -182,6 +189,7 @@ impl Follower {
         let writer = tantivy.writer_with_num_threads(1, settings.memory)?;
         let mut merging = LogMergePolicy::default();
         merging.set_min_layer_size(SMALL_SEGMENT);
+        merging.set_level_log_size(SEGMENT_SIZES);
         writer.set_merge_policy(Box::new(merging));
         let reader = tantivy.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
         let committed = Committed { segments: open_segments(&reader, &fields, &[])?, positions: HashMap::new() };
@@ -212,6 +220,7 @@ impl Follower {
     /// How much has changed since the last step.
     fn changes_to_come(&self, cache: &Cache) -> u64 {
         let of = |resource: Arc<ResourceCache>| match self.committed.position(&resource) {
+            Some(position) if resource.is_pressed(position.sequence) => ENOUGH,
             Some(position) => resource.next_sequence().saturating_sub(position.sequence),
             None => ENOUGH,
         };

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crate::cache::{Part, Snapshot};
 use crate::codec::{CodecError, Decoder};
-use crate::entry::{ByLabels, Entries, Entry, EntryKey, LabelSet, Whose};
+use crate::entry::{ByLabels, Entries, Entry, EntryKey, LabelSet, Most, Whose};
 use crate::resource::ClusterName;
 use crate::version::MergedVersion;
 use crate::view::Query;
@@ -19,9 +19,11 @@ use crate::view::Query;
 /// Entries taken from a cluster at first, doubled with each refill up to the most.
 const FIRST_BATCH: usize = 1;
 const LARGEST_BATCH: usize = 256;
-/// Label sets of clusters that are walked beside each other: at least, and one for so many objects. Where more of them have the
+/// Label sets of clusters that are walked beside each other: so many at least, and for each cluster. Where more of them have the
 /// labels that are asked for, those are met soon enough by looking at all.
-const LABEL_SETS: (usize, usize) = (256, 128);
+const LABEL_SETS: (usize, usize) = (256, 4);
+/// One label set is looked at for so many objects.
+const OBJECTS_FOR_A_SET: usize = 8;
 /// Objects that are opened in vain at a time.
 const LOOKED_AT: usize = 256;
 
@@ -201,16 +203,22 @@ fn all_sources(snapshot: &Snapshot, query: &Query) -> Vec<Source> {
 
 /// A source for each label set of each cluster, if labels are asked for and those that have them are few.
 fn labelled_sources(snapshot: &Snapshot, query: &Query) -> Option<Vec<Source>> {
-    let wanted = query.filter.wanted_labels();
-    if wanted.is_empty() || query.name.is_some() {
+    if !query.filter.reads_labels() || query.name.is_some() {
         return None;
     }
-    let objects: usize = snapshot.parts.values().map(|part| part.objects.len()).sum();
-    let most = LABEL_SETS.0.max(objects / LABEL_SETS.1);
-    let found = snapshot.label_sets.having(&wanted, |labels| query.filter.labels_hold(labels), most)?;
+    let objects: usize = snapshot.chosen(query).map(|(_, part)| part.objects.len()).sum();
+    // The objects of a namespace lie together: one walk for each cluster finds them.
+    let for_each = if query.namespace.is_some() { 1 } else { LABEL_SETS.1 };
+    let most = Most {
+        sets: LABEL_SETS.0.max(objects / OBJECTS_FOR_A_SET),
+        found: LABEL_SETS.0.max(snapshot.chosen(query).count() * for_each),
+    };
+    let passes = |labels: &LabelSet| query.filter.labels_hold(labels);
+    let is_wanted = |cluster: &ClusterName| query.wants_cluster(cluster) && snapshot.parts.contains_key(cluster);
+    let found = snapshot.label_sets.having(&query.filter.wanted_labels(), passes, is_wanted, most)?;
     let mut sources = Vec::new();
     for Whose { labels, clusters } in found {
-        for cluster in clusters.into_iter().filter(|cluster| query.wants_cluster(cluster)) {
+        for cluster in clusters {
             if let Some(part) = snapshot.parts.get(&cluster) {
                 sources.push(Source::new(&cluster, Walked::Labelled(part.by_labels.clone(), Arc::clone(&labels))));
             }

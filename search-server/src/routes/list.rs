@@ -12,6 +12,7 @@ use axum::response::Response;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use indexer::cache::{ResourceCache, Snapshot};
+use indexer::entry::EntryKey;
 use indexer::query::Expression;
 use indexer::query::evaluate::Evaluator;
 use indexer::resource::{ApiResource, GroupVersionResource};
@@ -83,8 +84,12 @@ pub(super) async fn answer(state: &SearchState, headers: &HeaderMap, asked: &Ask
         None if query.search.is_some() => Page::find(state, &cache, &snapshot, asked, query).await?,
         None => Page::choose(&cache, &snapshot, asked, query),
     };
-    if asked.name.is_some() {
-        state.lookups.count(!page.objects.is_empty());
+    if let Some(name) = &asked.name {
+        let is_held = match &asked.namespace {
+            Some(_) => !page.objects.is_empty(),
+            None => holds_unnamespaced(&snapshot, name),
+        };
+        state.lookups.count(is_held);
     }
     let body = if wants_table(headers) {
         let rows = Rows::new(&asked.resource, &kind, &snapshot, asked.options.include_object);
@@ -100,6 +105,11 @@ pub(super) async fn answer(state: &SearchState, headers: &HeaderMap, asked: &Ask
         Body::new(ListBody::new(head, page.objects, Verbatim, "]}\n"))
     };
     Ok(respond(body, &notices))
+}
+
+fn holds_unnamespaced(snapshot: &Snapshot, name: &str) -> bool {
+    let key = EntryKey::new("", name);
+    snapshot.parts.values().any(|part| part.objects.contains(&key))
 }
 
 pub(super) fn respond(body: Body, notices: &[Notice]) -> Response {

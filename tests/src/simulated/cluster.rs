@@ -96,7 +96,8 @@ impl Cluster {
         let collection = asked.with(state.fault);
         let page = self.page(&collection, parameters, &state, present)?;
         self.counting.page();
-        if parameters.token.is_empty() {
+        // Who asks for one object asks for the version.
+        if parameters.token.is_empty() && parameters.limit != 1 {
             self.counting.list();
         }
         Ok(self.send(JSON, iter(write(&collection, page))))

@@ -17,7 +17,7 @@ pub struct Counters {
     pub connections_peak: usize,
     /// Requests.
     pub requests: usize,
-    /// Lists that were begun, by their first page or as a stream.
+    /// Lists that were begun, by their first page or as a stream; who asks for one object asks for the version only.
     pub lists: usize,
     /// Pages of lists.
     pub list_pages: usize,

@@ -99,8 +99,9 @@ const AIMS: &[Aim] = &[
     row("an answer of two bytes, ms", ""),
     row("an answer of two bytes, CPU ms", ""),
     most("CPU for one update, ms", "0.6", 0.1, Scale::Cpu),
-    most("update seen after commit, median, ms", "1.7-2.4", 1.0, Scale::Beside(0.6)),
-    most("update seen after commit, p99, ms", "3.3-4.5", 2.7, Scale::Beside(2.7)),
+    // An API server's own watch may show an update before it is answered, so that there is nothing to be in proportion to.
+    most("update seen after commit, median, ms", "1.7-2.4", 1.0, Scale::Absolute),
+    most("update seen after commit, p99, ms", "3.3-4.5", 2.7, Scale::Absolute),
     row("updates a second while searching", ""),
     most("update found by a query, p99, ms", "", 1000.0, Scale::Absolute),
 ];
