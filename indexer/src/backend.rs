@@ -39,7 +39,7 @@ mod writer;
 
 pub use health::{BackendHealth, BackendState, Counters, Rejection};
 pub use layout::MAPPING;
-pub use readers::{Readers, ReadersInputs};
+pub use readers::{Asked, ReaderOf, Readers, ReadersInputs};
 pub use supervise::{BackendStatus, Backends, BackendsSettings, Inputs, follow};
 pub use target::TargetError;
 

@@ -26,6 +26,24 @@ pub struct Registry {
     pub selectors: Vec<ResourceSelector>,
     /// Where the objects are sent, beside the cache.
     pub backend: Option<BackendReference>,
+    /// What answers queries for them; what the server is set to, if that is not said.
+    pub searched_in: Option<SearchedIn>,
+}
+
+/// What answers queries for the objects of a registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SearchedIn {
+    /// The index of this program.
+    Index,
+    /// The backend that the registry names.
+    Backend,
+}
+
+impl Registry {
+    /// Whether its backend is to answer queries.
+    pub fn asks_backend(&self, by_default: SearchedIn) -> bool {
+        self.backend.is_some() && self.searched_in.unwrap_or(by_default) == SearchedIn::Backend
+    }
 }
 
 /// What a registry says of its backend.
@@ -268,6 +286,7 @@ mod tests {
                 ..Default::default()
             },
             backend: None,
+            searched_in: None,
             selectors: selectors
                 .iter()
                 .map(|(api_version, kind, namespace)| ResourceSelector {

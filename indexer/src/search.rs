@@ -32,6 +32,7 @@ use crate::query::document::{Document, Facts};
 use crate::query::evaluate::Evaluator;
 use crate::resource::{ApiResource, ClusterName};
 use crate::version::MergedVersion;
+pub(crate) use candidates::is_another_version;
 use candidates::{Candidate, Candidates};
 use facets::{Facets, FacetsError};
 use lookup::{Known, Lookup};

@@ -2,15 +2,19 @@
 //!
 //! In: the registry store's snapshots. Out: a channel of [`RegistrySet`]s for the supervisor.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use apiservice::registry::RegistrySnapshot;
 use apiservice::types::{self, ResourceRegistry};
 use indexer::affinity::{ClusterAffinity, LocationCondition, LocationField};
-use indexer::plan::{BackendReference, Registry, ResourceSelector, SecretReference};
+use indexer::plan::{BackendReference, Registry, ResourceSelector, SearchedIn, SecretReference};
 use indexer::supervise::RegistrySet;
 use kube::core::Selector;
 use tokio::sync::watch;
+
+/// The annotation of a registry that says what answers queries for its objects: `opensearch` or `index`.
+const SEARCH_BACKEND: &str = "search.fleetglass.io/search-backend";
 
 /// Keeps the supervisor's registries in step with the store until either side is gone.
 pub(crate) async fn follow_registries(
@@ -49,6 +53,16 @@ fn registry(stored: &ResourceRegistry) -> Registry {
         clusters: affinity(&stored.spec.target_cluster),
         selectors,
         backend: stored.spec.backend_store.as_ref().and_then(|store| store.open_search.as_ref()).map(backend),
+        searched_in: stored.metadata.annotations.as_ref().and_then(searched_in),
+    }
+}
+
+/// What the annotation says. Another value is as if it weren't there: registries outlive the servers that they were written for.
+fn searched_in(annotations: &BTreeMap<String, String>) -> Option<SearchedIn> {
+    match annotations.get(SEARCH_BACKEND)?.as_str() {
+        "opensearch" => Some(SearchedIn::Backend),
+        "index" => Some(SearchedIn::Index),
+        _ => None,
     }
 }
 
@@ -93,4 +107,18 @@ fn conditions(selector: &types::FieldSelector) -> Result<Vec<LocationCondition>,
             Ok(LocationCondition { field, within, values: expression.values.clone() })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_annotation_says_what_answers_queries() {
+        let said = |value: &str| searched_in(&[(SEARCH_BACKEND.to_owned(), value.to_owned())].into());
+        assert_eq!(said("opensearch"), Some(SearchedIn::Backend));
+        assert_eq!(said("index"), Some(SearchedIn::Index));
+        assert_eq!(said("elsewhere"), None);
+        assert_eq!(searched_in(&BTreeMap::new()), None);
+    }
 }

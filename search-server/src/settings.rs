@@ -16,6 +16,7 @@ use apiservice::tls::{MinVersion, TlsPolicy};
 use indexer::backend::BackendsSettings;
 use indexer::connection::ConnectionLimits;
 use indexer::index::IndexSettings;
+use indexer::plan::SearchedIn;
 use indexer::shard::election::Candidate;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -57,8 +58,8 @@ pub(crate) struct Settings {
 /// Where answers come from.
 #[derive(Debug, Clone)]
 pub(crate) enum Store {
-    /// A cache of all clusters; queries from OpenSearch where that has everything, if so.
-    Cache { asks_backends: bool },
+    /// A cache of all clusters; queries also from the backends of registries that want it.
+    Cache { by_default: SearchedIn },
     /// Backends, and nothing is held here but what is written there: the shards of clusters that this server gets.
     Backends { candidate: Option<Candidate> },
 }
@@ -91,7 +92,7 @@ impl Default for Settings {
                 in_original_layout: false,
                 dead_letters: None,
             },
-            store: Store::Cache { asks_backends: false },
+            store: Store::Cache { by_default: SearchedIn::Index },
             shortest_watch: Duration::from_secs(1800),
         }
     }
@@ -141,7 +142,7 @@ pub(crate) fn index_in(folder: PathBuf) -> IndexSettings {
 fn store(args: &ServeArgs) -> Store {
     let flags = &args.backends;
     match flags.store {
-        args::Store::Cache => Store::Cache { asks_backends: flags.search_backend == args::SearchBackend::Opensearch },
+        args::Store::Cache => Store::Cache { by_default: searched_in(flags.search_backend) },
         args::Store::Backend => {
             let candidate = Candidate {
                 name: candidate_name(),
@@ -151,6 +152,13 @@ fn store(args: &ServeArgs) -> Store {
             };
             Store::Backends { candidate: Some(candidate).filter(|candidate| candidate.shards > 0) }
         }
+    }
+}
+
+fn searched_in(backend: args::SearchBackend) -> SearchedIn {
+    match backend {
+        args::SearchBackend::Index => SearchedIn::Index,
+        args::SearchBackend::Opensearch => SearchedIn::Backend,
     }
 }
 

@@ -201,6 +201,17 @@ impl OpenSearch {
             .collect())
     }
 
+    /// How many points in time were ever opened: readers of the program open one for each question, and nobody else does.
+    ///
+    /// # Errors
+    /// If it can't be asked.
+    pub async fn points_in_time(&self) -> Result<u64> {
+        let stats = self.ask(Method::GET, "_nodes/stats/indices/search", None).await?;
+        let nodes = stats["nodes"].as_object().context("an answer without nodes")?;
+        let of = |node: &Value| node["indices"]["search"]["point_in_time_total"].as_u64();
+        nodes.values().map(|node| of(node).context("no count of points in time")).sum()
+    }
+
     /// How many documents match a query.
     ///
     /// # Errors

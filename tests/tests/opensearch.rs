@@ -477,3 +477,72 @@ fn a_cluster_that_is_out_of_touch_keeps_its_documents() -> Result<()> {
         scene.withdraw("patient").await
     })
 }
+
+/// What a question found, and whether the node was asked.
+async fn asked(scene: &Scene, query: &str) -> Result<(usize, bool)> {
+    let before = scene.node.points_in_time().await?;
+    let path = format!("/apis/search.karmada.io/v1alpha1/search/query?q={query}&limit=1000");
+    let found = scene.kubectl()?.raw(&path).await?["items"].as_array().context("items")?.len();
+    // A point in time counts once it is closed.
+    for _ in 0..20 {
+        if scene.node.points_in_time().await? > before {
+            return Ok((found, true));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok((found, false))
+}
+
+#[test]
+fn registries_say_whether_their_backend_answers_queries() -> Result<()> {
+    run(async || {
+        let mut scene = scene().await?;
+        let kubectl = scene.kubectl()?;
+        let mut sent = registry("sent", &BOTH, &["v1/Pod"]);
+        sent["spec"]["backendStore"] = json!({ "openSearch": { "addresses": [scene.node.url] } });
+        sent["metadata"]["annotations"] = json!({ "search.fleetglass.io/search-backend": "opensearch" });
+        kubectl.apply(&sent.to_string()).await?;
+        kubectl.apply(&registry("kept", &BOTH, &["apps/v1/Deployment"]).to_string()).await?;
+        scene.says("sent", &["True Synced", "written to"]).await?;
+        scene.says("kept", &["True Synced"]).await?;
+        scene.follows().await?;
+        eventually(SOON, async || {
+            let pods = asked(&scene, "kind:Pod").await?;
+            ensure!(pods == (16, true), "Pods: {pods:?}");
+            Ok(())
+        })
+        .await?;
+        assert_eq!(asked(&scene, "kind:Deployment").await?, (8, false), "a registry that is sent nowhere");
+        assert_eq!(asked(&scene, "").await?, (24, false), "what reaches beyond the registry");
+        // Another registry over some of the same objects does not want it.
+        kubectl.apply(&registry("too", &["member1"], &["v1/Pod"]).to_string()).await?;
+        scene.says("too", &["True Synced"]).await?;
+        eventually(SOON, async || {
+            let all = asked(&scene, "kind:Pod").await?;
+            ensure!(all == (16, false), "Pods of both: {all:?}");
+            Ok(())
+        })
+        .await?;
+        assert_eq!(asked(&scene, "kind:Pod%20cluster:member2").await?, (8, true), "those it has nothing of");
+        // A node that dies is not waited for.
+        scene.node.kill();
+        let answer = kubectl.raw("/apis/search.karmada.io/v1alpha1/search/facets?q=kind:Pod%20cluster:member2&by=kind").await?;
+        assert_eq!(answer["total"], 8, "the cache answers in its place: {answer}");
+        scene.node.restart().await?;
+        eventually(SOON, async || {
+            let pods = asked(&scene, "kind:Pod%20cluster:member2").await?;
+            ensure!(pods == (8, true), "back: {pods:?}");
+            Ok(())
+        })
+        .await?;
+        kubectl.run(&["annotate", "resourceregistry", "sent", "search.fleetglass.io/search-backend-"]).await?;
+        eventually(SOON, async || {
+            let pods = asked(&scene, "kind:Pod%20cluster:member2").await?;
+            ensure!(pods == (8, false), "no longer wanted: {pods:?}");
+            Ok(())
+        })
+        .await?;
+        kubectl.run(&["delete", "resourceregistry", "kept", "too"]).await?;
+        scene.withdraw("sent").await
+    })
+}

@@ -15,6 +15,7 @@ use super::reading::Reader;
 use super::secrets::Secrets;
 use super::target::Target;
 use super::wanted::{BackendId, Wanted, identify, named_in};
+use crate::plan::{Registry, SearchedIn};
 use crate::supervise::RegistrySet;
 
 /// Backends that can be read.
@@ -24,8 +25,40 @@ pub struct Readers {
     pub readers: Arc<Vec<Arc<Reader>>>,
     /// What can't be read, and why.
     pub problems: Arc<Vec<(String, String)>>,
+    /// Which of them a registry's objects are read from, and under which name its health is told.
+    pub of_registries: Arc<BTreeMap<String, ReaderOf>>,
     /// Whether registries have been read.
     pub is_loaded: bool,
+}
+
+/// Where a registry's objects are read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReaderOf {
+    /// The place of the reader among all.
+    pub reader: usize,
+    /// The nodes as the registry names them.
+    pub target: String,
+}
+
+/// Which backends are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// All that registries name.
+    All,
+    /// Those of registries that want it.
+    Chosen {
+        /// What registries want that don't say so.
+        by_default: SearchedIn,
+    },
+}
+
+impl Asked {
+    fn takes(self, registry: &Registry) -> bool {
+        match self {
+            Self::All => true,
+            Self::Chosen { by_default } => registry.asks_backend(by_default),
+        }
+    }
 }
 
 /// What readers are made of.
@@ -39,11 +72,14 @@ pub struct ReadersInputs {
     pub prefix: String,
     /// Whether credentials may go over http.
     pub may_be_plain: bool,
+    /// Which backends are read.
+    pub asked: Asked,
 }
 
 /// A backend as registries name it.
 struct Named {
     target: Target,
+    registries: Vec<String>,
     health: Arc<BackendHealth>,
     id: Option<BackendId>,
     reader: Option<Arc<Reader>>,
@@ -103,10 +139,14 @@ impl Keeper {
         if !registries.loaded {
             return Readers::default();
         }
-        let Wanted { targets, problems } = Wanted::of(&registries.registries, &secrets, self.inputs.may_be_plain);
+        let asked = self.inputs.asked;
+        let chosen: Vec<Registry> =
+            registries.registries.iter().filter(|registry| asked.takes(registry)).cloned().collect();
+        let Wanted { targets, problems } = Wanted::of(&chosen, &secrets, self.inputs.may_be_plain);
         let mut problems: Vec<(String, String)> =
             problems.iter().map(|(registry, problem)| (named_in(registry), problem.to_string())).collect();
-        self.name(targets.into_iter().map(|(target, _)| target));
+        let names = |registries: Vec<Registry>| registries.into_iter().map(|registry| registry.name).collect();
+        self.name(targets.into_iter().map(|(target, registries)| (target, names(registries))));
         let mut found = BTreeMap::new();
         for named in &mut self.named {
             match &named.id {
@@ -124,21 +164,37 @@ impl Keeper {
                 }
             }
         }
-        Readers { readers: Arc::new(found.into_values().collect()), problems: Arc::new(problems), is_loaded: true }
+        Readers {
+            of_registries: Arc::new(self.of_registries(&found)),
+            readers: Arc::new(found.into_values().collect()),
+            problems: Arc::new(problems),
+            is_loaded: true,
+        }
     }
 
-    fn name(&mut self, targets: impl Iterator<Item = Target>) {
+    fn of_registries(&self, found: &BTreeMap<BackendId, Arc<Reader>>) -> BTreeMap<String, ReaderOf> {
+        let mut of_registries = BTreeMap::new();
+        for named in &self.named {
+            let Some(reader) = found.keys().position(|id| named.id.as_ref() == Some(id)) else { continue };
+            let of = ReaderOf { reader, target: named.target.name() };
+            of_registries.extend(named.registries.iter().map(|registry| (registry.clone(), of.clone())));
+        }
+        of_registries
+    }
+
+    fn name(&mut self, targets: impl Iterator<Item = (Target, Vec<String>)>) {
         let mut earlier = std::mem::take(&mut self.named);
-        for target in targets {
+        for (target, registries) in targets {
             let known = earlier.iter().position(|named| named.target.is_same(&target));
-            let named = known.map(|place| earlier.swap_remove(place)).unwrap_or_else(|| {
+            let mut named = known.map(|place| earlier.swap_remove(place)).unwrap_or_else(|| {
                 let health = Arc::default();
                 let identifying = self.identities.spawn(identify(target.clone(), Arc::clone(&health)));
                 // With other credentials it is most likely the same; until it says so, it is read as before.
                 let before = earlier.iter().find(|named| named.target.nodes == target.nodes);
                 let (id, reader) = before.map(|named| (named.id.clone(), named.reader.clone())).unwrap_or_default();
-                Named { target, health, id, reader, identifying }
+                Named { target, registries: Vec::new(), health, id, reader, identifying }
             });
+            named.registries = registries;
             self.named.push(named);
         }
     }

@@ -5,6 +5,7 @@
 //! leave in doubt is fetched and looked at by the query's own meaning. All of an answer is of one moment ([`scan`]).
 
 mod bounds;
+pub mod choice;
 mod facets;
 mod listing;
 mod order;

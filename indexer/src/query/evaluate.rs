@@ -55,7 +55,12 @@ impl Evaluator {
 
     /// Whether the object passes, if that can be told without opening it.
     pub fn on_facts(&self, facts: &Facts<'_>) -> Option<bool> {
-        self.decide(&self.expression, facts)
+        self.decide(&self.expression, &|field: &Field| known(field, facts))
+    }
+
+    /// Whether all objects of a resource in a cluster pass, or none of them, if that can be told.
+    pub fn on_part(&self, cluster: &ClusterName, served: &ApiResource) -> Option<bool> {
+        self.decide(&self.expression, &|field: &Field| shared_by_all(field, cluster, served).map(|text| vec![text]))
     }
 
     /// Whether the object passes.
@@ -68,25 +73,34 @@ impl Evaluator {
         score(&self.expression, document)
     }
 
-    fn decide(&self, expression: &Expression, facts: &Facts<'_>) -> Option<bool> {
+    fn decide<'a>(
+        &self,
+        expression: &Expression,
+        known: &impl Fn(&Field) -> Option<Vec<&'a str>>,
+    ) -> Option<bool> {
         match expression {
             Expression::Everything => Some(true),
-            Expression::Not(part) => self.decide(part, facts).map(|holds| !holds),
-            Expression::All(parts) => self.decide_among(parts, facts, false),
-            Expression::Any(parts) => self.decide_among(parts, facts, true),
+            Expression::Not(part) => self.decide(part, known).map(|holds| !holds),
+            Expression::All(parts) => self.decide_among(parts, known, false),
+            Expression::Any(parts) => self.decide_among(parts, known, true),
             Expression::Text(_) | Expression::Element(_) => None,
             Expression::Field(clause) => {
-                let texts = known(&clause.field, facts)?;
+                let texts = known(&clause.field)?;
                 Some(texts.into_iter().any(|text| self.text_passes(&clause.test, text)))
             }
         }
     }
 
     /// One part that says `decisive` decides; else all must have been decided.
-    fn decide_among(&self, parts: &[Expression], facts: &Facts<'_>, decisive: bool) -> Option<bool> {
+    fn decide_among<'a>(
+        &self,
+        parts: &[Expression],
+        known: &impl Fn(&Field) -> Option<Vec<&'a str>>,
+        decisive: bool,
+    ) -> Option<bool> {
         let mut decided = Some(!decisive);
         for part in parts {
-            match self.decide(part, facts) {
+            match self.decide(part, known) {
                 Some(holds) if holds == decisive => return Some(decisive),
                 Some(_) => {}
                 None => decided = None,

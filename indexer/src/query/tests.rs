@@ -45,6 +45,9 @@ fn found(query: &str, object: &str) -> bool {
     if let Some(decided) = evaluator.on_facts(&facts) {
         assert_eq!(decided, matches, "{query}: what is known without opening the object says otherwise");
     }
+    if let Some(decided) = evaluator.on_part(&cluster, &served) {
+        assert_eq!(decided, matches, "{query}: what all objects of its kind share says otherwise");
+    }
     matches
 }
 

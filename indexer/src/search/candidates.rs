@@ -37,7 +37,7 @@ fn maturity(version: &str) -> (u8, Vec<u32>) {
     (stability, numbers.filter_map(|number| number.parse().ok()).collect())
 }
 
-fn is_another_version(one: &GroupVersionResource, other: &GroupVersionResource) -> bool {
+pub(crate) fn is_another_version(one: &GroupVersionResource, other: &GroupVersionResource) -> bool {
     (&one.group, &one.resource) == (&other.group, &other.resource) && one.version != other.version
 }
 

@@ -430,7 +430,8 @@ pub struct Backends {
     /// Where answers come from: a cache of all clusters, followed here; or OpenSearch, so that nothing is held here
     #[arg(long, value_enum, default_value = "cache")]
     pub store: Store,
-    /// What queries are answered from: the index of this program; or OpenSearch, while every registry sends its objects there
+    /// What queries are answered from, where a registry says nothing else: the index of this program; or OpenSearch, while that has
+    /// all that is asked for
     #[arg(long, value_enum, default_value = "index")]
     pub search_backend: SearchBackend,
     /// With --store=backend, how many shards clusters are divided into, which servers share by Leases; 0 to follow none

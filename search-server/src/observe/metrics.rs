@@ -41,6 +41,24 @@ impl Lookups {
     }
 }
 
+/// Queries and counts, by what answered them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Answered {
+    counted: Family<[(&'static str, &'static str); 1], Counter>,
+}
+
+impl Answered {
+    /// The cache answered.
+    pub(crate) fn by_cache(&self) {
+        self.counted.get_or_create(&[("by", "cache")]).inc();
+    }
+
+    /// A backend answered.
+    pub(crate) fn by_backend(&self) {
+        self.counted.get_or_create(&[("by", "backend")]).inc();
+    }
+}
+
 /// What is asked when somebody scrapes.
 pub(crate) struct Sources {
     pub(crate) cache: Arc<Cache>,
@@ -51,10 +69,12 @@ pub(crate) struct Sources {
 }
 
 /// Adds the program's own metrics.
-pub(crate) fn register(registry: &mut Registry, sources: Sources, lookups: &Lookups) {
+pub(crate) fn register(registry: &mut Registry, sources: Sources, lookups: &Lookups, answered: &Answered) {
     let Sources { cache, disk, index, backends, overview } = sources;
     let help = "Requests for one name, by whether any cluster's object was held";
     registry.register("fleetglass_cache_lookups", help, lookups.counted.clone());
+    let help = "Queries and counts, by what answered them";
+    registry.register("fleetglass_search_answers", help, answered.counted.clone());
     registry.register_collector(Box::new(Indexed { index, cache: Arc::clone(&cache) }));
     registry.register_collector(Box::new(Kept { disk }));
     registry.register_collector(Box::new(Written { backends }));

@@ -5,7 +5,6 @@
 //! differences, explanations – is refused here.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use apiservice::error::ApiError;
 use apiservice::table::TableMeta;
@@ -16,8 +15,9 @@ use futures::{StreamExt, stream};
 use http::HeaderMap;
 use indexer::backend::reading::{BackendAnswers, BackendListing, ListedObject, VerifiedAnswers};
 use indexer::backend::reports::Reports;
-use indexer::backend::{BackendHealth, BackendState, Backends, Readers};
-use indexer::search::{Answers, Cached, Unavailable};
+use indexer::backend::Readers;
+use indexer::backend::reading::choice::choose;
+use indexer::search::{Answers, Cached, Scope, Unavailable};
 use indexer::supervise::Overview;
 use indexer::version::ContinueToken;
 use tokio::sync::watch;
@@ -37,8 +37,8 @@ const MOST_AT_ONCE: usize = 2_000;
 /// Where answers come from.
 #[derive(Debug, Clone)]
 pub(crate) enum Source {
-    /// The cache; queries from backends while these have all there is, if that is wanted.
-    Cache { backends: Option<watch::Receiver<Readers>> },
+    /// The cache; queries also from the backends of registries that want it, while these have all that is asked for.
+    Cache { backends: watch::Receiver<Readers> },
     /// Backends alone.
     Backends(BackendSource),
 }
@@ -121,45 +121,35 @@ pub(super) fn unavailable(error: &Unavailable) -> ApiError {
 }
 
 impl SearchState {
-    /// Who answers queries.
-    pub(super) fn answers(&self) -> Result<Arc<dyn Answers>, ApiError> {
+    /// Who answers a query.
+    pub(super) fn answers(&self, scope: &Scope) -> Result<Arc<dyn Answers>, ApiError> {
         let runtime = tokio::runtime::Handle::current();
         match &self.source {
             Source::Backends(source) => Ok(Arc::new(BackendAnswers::new(source.present()?.readers, runtime))),
             Source::Cache { backends } => {
-                let readers = backends.as_ref().map(|readers| readers.borrow().clone());
-                match readers.filter(|readers| self.have_everything(readers, &self.backends)) {
-                    Some(readers) => Ok(Arc::new(VerifiedAnswers {
-                        proposed: BackendAnswers::new(readers.readers, runtime),
+                let readers = backends.borrow().clone();
+                let (overview, statuses) = (self.overview(), self.backends.statuses());
+                let chosen = choose(scope, &self.cache, &overview.plan, &readers, &statuses);
+                match chosen.and_then(|reader| readers.readers.get(reader)) {
+                    Some(reader) => Ok(Arc::new(VerifiedAnswers {
+                        proposed: BackendAnswers::new(Arc::new(vec![Arc::clone(reader)]), runtime),
                         cache: Arc::clone(&self.cache),
                     })),
-                    None => Ok(Arc::new(Cached { cache: Arc::clone(&self.cache), index: Arc::clone(&self.index) })),
+                    None => Ok(Arc::new(self.cached())),
                 }
             }
         }
     }
 
-    /// Whether one backend has all that the cache has, but for what changed just now.
-    fn have_everything(&self, readers: &Readers, backends: &Backends) -> bool {
-        let statuses = backends.statuses();
-        let overview = self.overview();
-        let is_sent = |registry: &String| {
-            statuses.iter().any(|status| status.problem.is_none() && status.registries.contains(registry))
-        };
-        readers.readers.len() == 1
-            && readers.problems.is_empty()
-            && statuses.iter().all(|status| is_up_to_date(&status.health))
-            && overview.plan.selected.keys().all(is_sent)
+    /// The cache, to be asked where a backend fails; none if there is nothing in it.
+    pub(super) fn instead(&self) -> Option<Arc<dyn Answers>> {
+        matches!(self.source, Source::Cache { .. }).then(|| Arc::new(self.cached()) as Arc<dyn Answers>)
+    }
+
+    fn cached(&self) -> Cached {
+        Cached { cache: Arc::clone(&self.cache), index: Arc::clone(&self.index) }
     }
 }
-
-/// Whether a backend has what the cache has, but for what changed just now.
-fn is_up_to_date(health: &BackendHealth) -> bool {
-    health.state() == BackendState::Following && health.lag() < LAG && health.rejections().is_empty()
-}
-
-/// A backend that lags more is not asked where there is a cache.
-const LAG: Duration = Duration::from_secs(5);
 
 /// Answers a list of one resource.
 pub(super) async fn list(

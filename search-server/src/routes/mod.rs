@@ -41,7 +41,7 @@ use indexer::supervise::Overview;
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
-use crate::observe::metrics::Lookups;
+use crate::observe::metrics::{Answered, Lookups};
 pub(crate) use backends::{BackendSource, Source};
 use cache_path::CachePath;
 pub(crate) use query::Turns;
@@ -70,6 +70,8 @@ pub(crate) struct SearchState {
     pub(crate) stopping: CancellationToken,
     /// Counts who asked for what by name.
     pub(crate) lookups: Lookups,
+    /// Counts what answered queries.
+    pub(crate) answered: Answered,
     /// Turns for queries.
     pub(crate) turns: Turns,
 }

@@ -28,10 +28,10 @@ use http::header::WARNING;
 use http::{HeaderMap, HeaderValue};
 use indexer::query::evaluate::Evaluator;
 use indexer::resource::ClusterName;
-use indexer::search::facets::{Facet, FacetsError};
+use indexer::search::facets::{Facet, FacetsError, TooManyValues};
 use indexer::search::order::{Order, SortKey};
 use indexer::search::owners::{OwnersError, resolve};
-use indexer::search::{Answers, Page, Question, Scope};
+use indexer::search::{Answers, Page, Question, Scope, Unavailable};
 use indexer::status::{Notice, notices};
 use indexer::view::Query;
 use jiff::Timestamp;
@@ -115,11 +115,68 @@ fn scope(state: &SearchState, parameters: &Parameters) -> Result<Scope, ApiError
     Ok(Scope { evaluator, clusters, deadline: Instant::now() })
 }
 
-fn refused_owners(error: &OwnersError) -> ApiError {
-    if let OwnersError::Unavailable(error) = error {
-        return unavailable(error);
+/// Why a question has no answer.
+enum NoAnswer {
+    Owners(OwnersError),
+    Facets(TooManyValues),
+    Unavailable(Unavailable),
+}
+
+impl From<OwnersError> for NoAnswer {
+    fn from(error: OwnersError) -> Self {
+        match error {
+            OwnersError::Unavailable(error) => Self::Unavailable(error),
+            other => Self::Owners(other),
+        }
     }
-    ApiError::bad_request(format!("q: {error}"))
+}
+
+impl From<FacetsError> for NoAnswer {
+    fn from(error: FacetsError) -> Self {
+        match error {
+            FacetsError::TooManyValues(error) => Self::Facets(error),
+            FacetsError::Unavailable(error) => Self::Unavailable(error),
+        }
+    }
+}
+
+impl From<Unavailable> for NoAnswer {
+    fn from(error: Unavailable) -> Self {
+        Self::Unavailable(error)
+    }
+}
+
+impl From<NoAnswer> for ApiError {
+    fn from(error: NoAnswer) -> Self {
+        match error {
+            NoAnswer::Owners(error) => Self::bad_request(format!("q: {error}")),
+            NoAnswer::Facets(error) => Self::bad_request(format!("by: {error}")),
+            NoAnswer::Unavailable(error) => unavailable(&error),
+        }
+    }
+}
+
+/// Asks who was chosen to answer; where that is a backend that fails, the cache.
+async fn ask<T: Send + 'static>(
+    state: &SearchState,
+    answers: Arc<dyn Answers>,
+    question: impl Fn(&dyn Answers) -> Result<T, NoAnswer> + Clone + Send + 'static,
+) -> Result<T, ApiError> {
+    let is_backend = answers.waits();
+    let answer = match (state.turns.ask(answers, question.clone()).await?, state.instead()) {
+        (Err(NoAnswer::Unavailable(error)), Some(cached)) => {
+            tracing::debug!(%error, "a query that a backend was asked is answered from the cache");
+            let answer = state.turns.ask(cached, question).await??;
+            state.answered.by_cache();
+            return Ok(answer);
+        }
+        (answer, _) => answer?,
+    };
+    match is_backend {
+        true => state.answered.by_backend(),
+        false => state.answered.by_cache(),
+    }
+    Ok(answer)
 }
 
 /// What the token of a sorted list says instead of an order.
@@ -212,14 +269,14 @@ pub(super) async fn objects(state: &SearchState, headers: &HeaderMap, query: &st
         return watch::answer(state, scope, shape, &parameters);
     }
     let clusters = scope.clusters.clone();
-    let mut question = Question { scope, order, limit, after };
+    let answers = state.answers(&scope)?;
+    let question = Question { scope, order, limit, after };
     let answering = move |answers: &dyn Answers| {
-        question.scope.deadline = Instant::now() + DEADLINE;
-        question.scope = resolve(answers, &question.scope)?;
-        Ok(answers.page(&question)?)
+        let deadline = Instant::now() + DEADLINE;
+        let scope = resolve(answers, &Scope { deadline, ..question.scope.clone() })?;
+        Ok::<_, NoAnswer>(answers.page(&Question { scope, ..question.clone() })?)
     };
-    let page =
-        state.turns.ask(state.answers()?, answering).await?.map_err(|error: OwnersError| refused_owners(&error))?;
+    let page = ask(state, answers, answering).await?;
     let lacks = state_of(state, clusters.as_ref());
     let is_partial = page.is_partial;
     let metadata = metadata(&page, counts, |after| Token { q: asked, order: order_by, after }.encode());
@@ -286,23 +343,19 @@ struct FacetList {
 /// Answers `search/facets`.
 pub(super) async fn facets(state: &SearchState, query: &str) -> Result<Response, ApiError> {
     let parameters = Parameters::read(query, &["q", "cluster", "by", "limit"])?;
-    let mut scope = scope(state, &parameters)?;
+    let scope = scope(state, &parameters)?;
     let fields = parameters.fields("by", MOST_FACETS)?.ok_or_else(|| {
         ApiError::bad_request(format!("by: name one to {MOST_FACETS} fields, as in by=cluster,kind,image"))
     })?;
     let size = parameters.number("limit", DEFAULT_VALUES, MOST)?;
     let clusters = scope.clusters.clone();
+    let answers = state.answers(&scope)?;
     let counting = move |answers: &dyn Answers| {
-        scope.deadline = Instant::now() + DEADLINE;
-        let scope = resolve(answers, &scope)?;
-        Ok(answers.facets(&scope, &fields, size))
+        let deadline = Instant::now() + DEADLINE;
+        let scope = resolve(answers, &Scope { deadline, ..scope.clone() })?;
+        Ok::<_, NoAnswer>(answers.facets(&scope, &fields, size)?)
     };
-    let counted =
-        state.turns.ask(state.answers()?, counting).await?.map_err(|error: OwnersError| refused_owners(&error))?;
-    let counted = counted.map_err(|error| match error {
-        FacetsError::TooManyValues(error) => ApiError::bad_request(format!("by: {error}")),
-        FacetsError::Unavailable(error) => unavailable(&error),
-    })?;
+    let counted = ask(state, answers, counting).await?;
     let list = FacetList {
         kind: "FacetList",
         api_version: apiservice::GROUP_VERSION,

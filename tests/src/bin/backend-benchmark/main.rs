@@ -159,6 +159,7 @@ fn inputs(cache: &Arc<Cache>, clusters: usize, url: &str) -> (Inputs, impl Send)
         clusters: ClusterAffinity::default(),
         selectors: vec![ResourceSelector { api_version: "v1".to_owned(), kind: "Pod".to_owned(), namespace: None }],
         backend: Some(BackendReference { addresses: vec![url.to_owned()], secret: None }),
+        searched_in: None,
     };
     let (overviews, overview) = watch::channel(Arc::new(overview));
     let (sets, registries) = watch::channel(Arc::new(RegistrySet { registries: vec![registry], loaded: true }));
