@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer as _};
 
 use crate::resource::ClusterName;
 
@@ -48,7 +48,7 @@ impl MergedVersion {
 
     /// The opaque form.
     pub fn encode(&self) -> String {
-        encode(&self.0)
+        encode_versions(self.0.iter())
     }
 
     /// Reads the opaque form.
@@ -80,6 +80,14 @@ impl ContinueToken {
     pub fn decode(token: &str) -> Result<Self, UnknownToken> {
         decode(token)
     }
+}
+
+/// The opaque form of clusters' versions, in the order of their names.
+pub(crate) fn encode_versions<'a>(versions: impl Iterator<Item = (&'a ClusterName, &'a Arc<str>)>) -> String {
+    let mut plain = Vec::new();
+    // Maps of strings always serialize.
+    drop(serde_json::Serializer::new(&mut plain).collect_map(versions));
+    URL_SAFE_NO_PAD.encode(plain)
 }
 
 fn encode(plain: &impl Serialize) -> String {

@@ -13,7 +13,7 @@ use apiservice::metrics::Metrics;
 use apiservice::registry::{RegistryApi, RegistryStore};
 use apiservice::router::RouterParts;
 use apiservice::storage::Storage;
-use indexer::backend::{self, Asked, Backends, BackendsSettings, Readers, ReadersInputs, reports, secrets};
+use indexer::backend::{self, Backends, BackendsSettings, Readers, ReadersInputs, reports, secrets};
 use indexer::cache::Cache;
 use indexer::connection::ConnectionLimits;
 use indexer::disk::{self, Disk, Restored};
@@ -33,7 +33,7 @@ use crate::args::{self, BackendCommand, Cli, Command, ServeArgs};
 use crate::identity::{self, Identity};
 use crate::kubeconfig::RequestRate;
 use crate::observe::checks::Watched;
-use crate::observe::metrics::{Answered, Lookups};
+use crate::observe::metrics::Counted;
 use crate::observe::traces::Traces;
 use crate::routes::{BackendSource, SearchState, Source, Turns};
 use crate::settings::{Settings, Stopping, Store};
@@ -230,7 +230,7 @@ impl Server {
             Wishes { limits: member_limits, index: settings.index, backends: settings.backends, store: settings.store };
         let following = Following::start(kept, Arc::clone(&storage), control_plane, members, wishes, &closing);
         let audit = settings.audit.map(|audit| Audit::start(audit, &metrics)).transpose()?;
-        let (lookups, answered) = (Lookups::default(), Answered::default());
+        let counted = Counted::default();
         metrics.register(|registry| {
             let followed = observe::metrics::Sources {
                 cache: Arc::clone(&following.cache),
@@ -239,7 +239,7 @@ impl Server {
                 backends: Arc::clone(&following.backends),
                 overview: following.overview.clone(),
             };
-            observe::metrics::register(registry, followed, &lookups, &answered);
+            observe::metrics::register(registry, followed, &counted);
         });
         let search = SearchState {
             cache: following.cache,
@@ -250,8 +250,7 @@ impl Server {
             source: following.source,
             shortest_watch: settings.shortest_watch,
             stopping: closing.clone(),
-            lookups,
-            answered,
+            counted,
             turns: Turns::default(),
         };
         let health = observe::checks::health(&following.watched, settings.store_timeouts);
@@ -384,10 +383,7 @@ impl Following {
             secrets: secrets.clone(),
             prefix: wishes.backends.prefix.clone(),
             may_be_plain: wishes.backends.may_be_plain,
-            asked: match wishes.store {
-                Store::Cache { by_default } => Asked::Chosen { by_default },
-                Store::Backends { .. } => Asked::All,
-            },
+            asked: wishes.store.asked(),
         };
         let backends = Arc::new(Backends::default());
         let inputs = backend::Inputs { cache: Arc::clone(&cache), overview: overview.clone(), secrets, registries };

@@ -13,7 +13,7 @@ use apiservice::storage::embedded::EmbeddedStorage;
 use apiservice::storage::encryption::{EncryptedStorage, Encryption};
 use apiservice::storage::etcd::{EtcdConfig, EtcdStorage};
 use apiservice::tls::{MinVersion, TlsPolicy};
-use indexer::backend::BackendsSettings;
+use indexer::backend::{Asked, BackendsSettings};
 use indexer::connection::ConnectionLimits;
 use indexer::index::IndexSettings;
 use indexer::plan::SearchedIn;
@@ -62,6 +62,16 @@ pub(crate) enum Store {
     Cache { by_default: SearchedIn },
     /// Backends, and nothing is held here but what is written there: the shards of clusters that this server gets.
     Backends { candidate: Option<Candidate> },
+}
+
+impl Store {
+    /// Which backends are read.
+    pub(crate) fn asked(&self) -> Asked {
+        match self {
+            Self::Cache { by_default } => Asked::Chosen { by_default: *by_default },
+            Self::Backends { .. } => Asked::All,
+        }
+    }
 }
 
 /// How the server ends.

@@ -526,7 +526,8 @@ fn registries_say_whether_their_backend_answers_queries() -> Result<()> {
         assert_eq!(asked(&scene, "kind:Pod%20cluster:member2").await?, (8, true), "those it has nothing of");
         // A node that dies is not waited for.
         scene.node.kill();
-        let answer = kubectl.raw("/apis/search.karmada.io/v1alpha1/search/facets?q=kind:Pod%20cluster:member2&by=kind").await?;
+        let answer =
+            kubectl.raw("/apis/search.karmada.io/v1alpha1/search/facets?q=kind:Pod%20cluster:member2&by=kind").await?;
         assert_eq!(answer["total"], 8, "the cache answers in its place: {answer}");
         scene.node.restart().await?;
         eventually(SOON, async || {

@@ -73,11 +73,7 @@ impl Evaluator {
         score(&self.expression, document)
     }
 
-    fn decide<'a>(
-        &self,
-        expression: &Expression,
-        known: &impl Fn(&Field) -> Option<Vec<&'a str>>,
-    ) -> Option<bool> {
+    fn decide<'a>(&self, expression: &Expression, known: &impl Fn(&Field) -> Option<Vec<&'a str>>) -> Option<bool> {
         match expression {
             Expression::Everything => Some(true),
             Expression::Not(part) => self.decide(part, known).map(|holds| !holds),

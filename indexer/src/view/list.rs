@@ -13,7 +13,7 @@ use crate::cache::{Part, Snapshot};
 use crate::codec::{CodecError, Decoder};
 use crate::entry::{ByLabels, Entries, Entry, EntryKey, LabelSet, Most, Whose};
 use crate::resource::ClusterName;
-use crate::version::MergedVersion;
+use crate::version::{MergedVersion, encode_versions};
 use crate::view::Query;
 
 /// Entries taken from a cluster at first, doubled with each refill up to the most.
@@ -330,12 +330,19 @@ impl Snapshot {
     /// is not complete has no part in it yet.
     pub fn merged_version(&self, query: &Query) -> MergedVersion {
         let mut version = MergedVersion::default();
-        for (cluster, part) in self.chosen(query) {
-            if let Some(reached) = &part.version {
-                version.set(cluster.clone(), reached.clone());
-            }
+        for (cluster, reached) in self.versions(query) {
+            version.set(cluster.clone(), Arc::clone(reached));
         }
         version
+    }
+
+    /// The same in its opaque form.
+    pub fn encoded_version(&self, query: &Query) -> String {
+        encode_versions(self.versions(query))
+    }
+
+    fn versions<'a>(&'a self, query: &'a Query) -> impl Iterator<Item = (&'a ClusterName, &'a Arc<str>)> {
+        self.chosen(query).filter_map(|(cluster, part)| Some((cluster, part.version.as_ref()?)))
     }
 }
 

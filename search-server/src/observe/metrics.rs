@@ -59,6 +59,15 @@ impl Answered {
     }
 }
 
+/// What is counted while requests are answered.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Counted {
+    /// Who asked for what by name.
+    pub(crate) lookups: Lookups,
+    /// What answered queries.
+    pub(crate) answered: Answered,
+}
+
 /// What is asked when somebody scrapes.
 pub(crate) struct Sources {
     pub(crate) cache: Arc<Cache>,
@@ -69,12 +78,12 @@ pub(crate) struct Sources {
 }
 
 /// Adds the program's own metrics.
-pub(crate) fn register(registry: &mut Registry, sources: Sources, lookups: &Lookups, answered: &Answered) {
+pub(crate) fn register(registry: &mut Registry, sources: Sources, counted: &Counted) {
     let Sources { cache, disk, index, backends, overview } = sources;
     let help = "Requests for one name, by whether any cluster's object was held";
-    registry.register("fleetglass_cache_lookups", help, lookups.counted.clone());
+    registry.register("fleetglass_cache_lookups", help, counted.lookups.counted.clone());
     let help = "Queries and counts, by what answered them";
-    registry.register("fleetglass_search_answers", help, answered.counted.clone());
+    registry.register("fleetglass_search_answers", help, counted.answered.counted.clone());
     registry.register_collector(Box::new(Indexed { index, cache: Arc::clone(&cache) }));
     registry.register_collector(Box::new(Kept { disk }));
     registry.register_collector(Box::new(Written { backends }));

@@ -13,10 +13,10 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use http::HeaderMap;
+use indexer::backend::Readers;
+use indexer::backend::reading::choice;
 use indexer::backend::reading::{BackendAnswers, BackendListing, ListedObject, VerifiedAnswers};
 use indexer::backend::reports::Reports;
-use indexer::backend::Readers;
-use indexer::backend::reading::choice::choose;
 use indexer::search::{Answers, Cached, Scope, Unavailable};
 use indexer::supervise::Overview;
 use indexer::version::ContinueToken;
@@ -129,7 +129,7 @@ impl SearchState {
             Source::Cache { backends } => {
                 let readers = backends.borrow().clone();
                 let (overview, statuses) = (self.overview(), self.backends.statuses());
-                let chosen = choose(scope, &self.cache, &overview.plan, &readers, &statuses);
+                let chosen = choice::choose(scope, &self.cache, &overview.plan, &readers, &statuses);
                 match chosen.and_then(|reader| readers.readers.get(reader)) {
                     Some(reader) => Ok(Arc::new(VerifiedAnswers {
                         proposed: BackendAnswers::new(Arc::new(vec![Arc::clone(reader)]), runtime),

@@ -89,7 +89,7 @@ pub(super) async fn answer(state: &SearchState, headers: &HeaderMap, asked: &Ask
             Some(_) => !page.objects.is_empty(),
             None => holds_unnamespaced(&snapshot, name),
         };
-        state.lookups.count(is_held);
+        state.counted.lookups.count(is_held);
     }
     let body = if wants_table(headers) {
         let rows = Rows::new(&asked.resource, &kind, &snapshot, asked.options.include_object);
@@ -149,7 +149,7 @@ impl Page {
         });
         let selector = options.list.label_selector.clone().unwrap_or_default();
         let after = Token::of_list(&options.list.continue_token, &selector)?.filter(|after| order.fits(after));
-        let resource_version = snapshot.merged_version(&query).encode();
+        let resource_version = snapshot.encoded_version(&query);
         let cursor = ListCursor::new(snapshot, query, cache.codec().decoder(), None);
         let decoder = cursor.decoder().clone();
         let (limit, order) = (options.limit.map_or(MOST_SORTED, |limit| limit.min(MOST_SORTED)), order.clone());
@@ -226,7 +226,7 @@ impl Page {
 fn resource_version(snapshot: &Snapshot, asked: &Asked, query: &Query) -> String {
     match &asked.options.page {
         Some(token) => token.resource_version.clone(),
-        None => snapshot.merged_version(query).encode(),
+        None => snapshot.encoded_version(query),
     }
 }
 

@@ -41,7 +41,7 @@ use indexer::supervise::Overview;
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
-use crate::observe::metrics::{Answered, Lookups};
+use crate::observe::metrics::Counted;
 pub(crate) use backends::{BackendSource, Source};
 use cache_path::CachePath;
 pub(crate) use query::Turns;
@@ -68,10 +68,8 @@ pub(crate) struct SearchState {
     pub(crate) shortest_watch: Duration,
     /// Cancelled when the server stops: watches end then.
     pub(crate) stopping: CancellationToken,
-    /// Counts who asked for what by name.
-    pub(crate) lookups: Lookups,
-    /// Counts what answered queries.
-    pub(crate) answered: Answered,
+    /// What is counted while requests are answered.
+    pub(crate) counted: Counted,
     /// Turns for queries.
     pub(crate) turns: Turns,
 }

@@ -167,14 +167,14 @@ async fn ask<T: Send + 'static>(
         (Err(NoAnswer::Unavailable(error)), Some(cached)) => {
             tracing::debug!(%error, "a query that a backend was asked is answered from the cache");
             let answer = state.turns.ask(cached, question).await??;
-            state.answered.by_cache();
+            state.counted.answered.by_cache();
             return Ok(answer);
         }
         (answer, _) => answer?,
     };
     match is_backend {
-        true => state.answered.by_backend(),
-        false => state.answered.by_cache(),
+        true => state.counted.answered.by_backend(),
+        false => state.counted.answered.by_cache(),
     }
     Ok(answer)
 }

@@ -83,7 +83,7 @@ mod tests {
     use crate::cache::PreparedChange;
     use crate::plan::{Scope as Namespaces, WatchTarget};
     use crate::query::evaluate::Evaluator;
-    use crate::query::parse::parse;
+    use crate::query::parse;
     use crate::raw::ObjectReader;
     use crate::resource::{ApiResource, GroupVersionResource};
 

@@ -7,10 +7,11 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use indexer::search::Cached;
 use indexer::search::differences::{Difference, Kept, differences};
+use indexer::search::owners::OwnersError;
 use serde::Serialize;
 
 use super::parameters::Parameters;
-use super::{DEADLINE, DEFAULT_LIMIT, MOST, Token, refused_owners, resolve, scope, state_of, warn};
+use super::{DEADLINE, DEFAULT_LIMIT, MOST, NoAnswer, Token, resolve, scope, state_of, warn};
 use crate::routes::SearchState;
 
 #[derive(Serialize)]
@@ -58,7 +59,7 @@ pub(in crate::routes) async fn answer(state: &SearchState, query: &str) -> Resul
         let scope = resolve(&cached, &scope)?;
         Ok(differences(&cached.cache, &cached.index, &scope, kept, limit, after))
     };
-    let found = state.turns.take(comparing).await?.map_err(|error| refused_owners(&error))?;
+    let found = state.turns.take(comparing).await?.map_err(|error: OwnersError| NoAnswer::from(error))?;
     let token = |after| Token { q: asked, order: ORDER.to_owned(), after }.encode();
     let list = DifferenceList {
         kind: "DifferenceList",

@@ -16,12 +16,13 @@ use indexer::plan::Scope as Namespaces;
 use indexer::query::{Expression, Field, Test};
 use indexer::resource::ClusterName;
 use indexer::search::explain::{ExplainedPart, explain_counts, explain_object};
+use indexer::search::owners::OwnersError;
 use indexer::search::{Cached, Hit, Scope};
 use indexer::status::sync_statuses;
 use indexer::supervise::Overview;
 use serde::Serialize;
 
-use super::{DEADLINE, refused_owners, resolve, state_of, warn};
+use super::{DEADLINE, NoAnswer, resolve, state_of, warn};
 use crate::routes::SearchState;
 
 /// Names as far from what was asked for are no slips.
@@ -66,7 +67,8 @@ pub(super) async fn answer(state: &SearchState, mut scope: Scope, of: &str) -> R
             let resolved = resolve(&cached, &scope)?;
             Ok(explain_counts(&cached, &scope, &resolved))
         };
-        let (clause, is_complete) = state.turns.take(counting).await?.map_err(|error| refused_owners(&error))?;
+        let (clause, is_complete) =
+            state.turns.take(counting).await?.map_err(|error: OwnersError| NoAnswer::from(error))?;
         (Explanation { reasons, clause: Some(clause), ..explanation }, is_complete)
     } else {
         let asked = Asked::read(of)?;
@@ -83,7 +85,8 @@ pub(super) async fn answer(state: &SearchState, mut scope: Scope, of: &str) -> R
             let reasons = is_outside.then(|| "the parameter cluster leaves its cluster out".to_owned());
             Ok((explain_object(&scope, &resolved, &hit), reasons.into_iter().collect()))
         };
-        let (clause, reasons) = state.turns.take(explaining).await?.map_err(|error| refused_owners(&error))?;
+        let (clause, reasons) =
+            state.turns.take(explaining).await?.map_err(|error: OwnersError| NoAnswer::from(error))?;
         let matches = reasons.is_empty() && clause.as_ref().is_some_and(|clause| clause.holds == Some(true));
         (Explanation { matches: Some(matches), reasons, clause, ..explanation }, true)
     };
