@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
@@ -70,10 +71,18 @@ impl Cache {
         self.changed.subscribe()
     }
 
-    /// Forgets resources that no cluster contributes to and nobody reads.
-    pub fn drop_unused(&self) {
-        self.resources.write().retain(|_, cache| Arc::strong_count(cache) > 1 || !cache.state.lock().parts.is_empty());
-        self.changed.send_replace(());
+    /// Forgets resources that no cluster contributes to and nobody reads, and what feeds still hold of clusters that left so long
+    /// ago. True if there is more to forget later.
+    pub fn tidy(&self, kept: Duration) -> bool {
+        let is_unused =
+            |cache: &mut Arc<ResourceCache>| Arc::strong_count(cache) == 1 && cache.state.lock().parts.is_empty();
+        // Freeing many objects takes its time, and is done without the lock.
+        let gone: Vec<_> = self.resources.write().extract_if(.., |_, cache| is_unused(cache)).collect();
+        if !gone.is_empty() {
+            self.changed.send_replace(());
+        }
+        drop(gone);
+        self.all().iter().map(|cache| cache.forget_departed(kept)).fold(false, |more, one| more | one)
     }
 }
 
@@ -96,6 +105,8 @@ struct State {
     parts: Parts,
     feed: VecDeque<FeedItem>,
     feed_bytes: usize,
+    /// The feed's changes with all objects of a cluster that left, and when that was.
+    departed: VecDeque<(u64, Instant)>,
     next_sequence: u64,
     /// Objects of all parts, and their compressed bytes.
     objects: usize,
@@ -463,9 +474,27 @@ impl ResourceCache {
         let mut state = self.state.lock();
         if let Some(part) = state.parts.remove(cluster) {
             state.forget_size(&part);
+            let sequence = state.next_sequence;
+            state.departed.push_back((sequence, Instant::now()));
             state.push(cluster, Change::Left { objects: part.objects.clone() });
         }
         self.announce(state);
+    }
+
+    /// Takes out of the feed what it holds of clusters that left so long ago. True if there is more to do later.
+    fn forget_departed(&self, kept: Duration) -> bool {
+        let (mut gone, mut state) = (Vec::new(), self.state.lock());
+        while let Some((sequence, _)) = state.departed.pop_front_if(|(_, when)| when.elapsed() >= kept) {
+            while state.oldest_sequence() <= sequence
+                && let Some(item) = state.take_oldest()
+            {
+                gone.push(item);
+            }
+        }
+        let has_more = !state.departed.is_empty() || state.parts.is_empty();
+        drop(state);
+        drop(gone);
+        has_more
     }
 
     fn announce(&self, state: parking_lot::MutexGuard<'_, State>) {
@@ -547,14 +576,20 @@ impl State {
         let bytes = (self.compressed / 4).clamp(FEED_BYTES.0, FEED_BYTES.1);
         // What was just pushed stays, however large it is.
         while self.feed.len() > 1 && (self.feed.len() > length || self.feed_bytes > bytes) {
-            let Some(dropped) = self.feed.pop_front() else { break };
-            self.feed_bytes -= dropped.change.held_bytes();
-            if let (Some(part), Some(version)) = (self.parts.get_mut(&dropped.cluster), dropped.change.version())
-                && part.floor != u64::MAX
-            {
-                Arc::make_mut(part).floor = part.floor.max(version);
-            }
+            self.take_oldest();
         }
+    }
+
+    /// Takes the oldest change out of the feed.
+    fn take_oldest(&mut self) -> Option<FeedItem> {
+        let dropped = self.feed.pop_front()?;
+        self.feed_bytes -= dropped.change.held_bytes();
+        if let (Some(part), Some(version)) = (self.parts.get_mut(&dropped.cluster), dropped.change.version())
+            && part.floor != u64::MAX
+        {
+            Arc::make_mut(part).floor = part.floor.max(version);
+        }
+        Some(dropped)
     }
 }
 

@@ -116,3 +116,33 @@ async fn training_makes_earlier_frames_small_too() {
     }
     panic!("frames made before the training kept their first form");
 }
+
+#[tokio::test]
+async fn what_a_cluster_had_that_left_is_held_for_watchers_and_not_for_ever() {
+    let all = Cache::default();
+    let cache = all.open(&served().gvr);
+    let mut writer = cache.writer(&"m1".into(), &served());
+    let other = cache.writer(&"m2".into(), &served());
+    let entry = prepare(&mut writer, "a", 7);
+    writer.apply([PreparedChange::Upsert(entry)]);
+    cache.remove(&"m1".into());
+    other.apply([PreparedChange::Bookmark("9".into())]);
+    assert!(all.tidy(Duration::from_secs(60)), "there is something to forget later");
+    assert_eq!(cache.feed_length(), 3);
+    assert!(!all.tidy(Duration::ZERO));
+    assert_eq!(cache.feed_length(), 1, "what came later is still there");
+    assert!(cache.changes_since(0, 10).is_none(), "who stands before it is told so");
+}
+
+#[tokio::test]
+async fn a_resource_that_nobody_contributes_to_goes_as_soon_as_nobody_reads_it() {
+    let all = Cache::default();
+    let reader = all.open(&served().gvr);
+    drop(reader.writer(&"m1".into(), &served()));
+    reader.remove(&"m1".into());
+    assert!(all.tidy(Duration::ZERO), "it is being read");
+    assert!(all.get(&served().gvr).is_some());
+    drop(reader);
+    assert!(!all.tidy(Duration::ZERO));
+    assert!(all.get(&served().gvr).is_none());
+}

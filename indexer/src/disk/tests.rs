@@ -264,7 +264,7 @@ async fn a_resource_that_was_away_for_a_moment_leaves_nothing_of_before() {
     process.flush();
     process.pods().remove(&"east".into());
     process.pods().remove(&"west".into());
-    process.cache.drop_unused();
+    process.cache.tidy(Duration::ZERO);
     process.list("east", 2);
     process.flush();
     let expected = shown(&process.pods());

@@ -27,6 +27,10 @@ use crate::source::MemberSet;
 
 use cluster::{ClusterTask, Report, Shared};
 
+/// How long watchers may take to read of a cluster that left; so long its objects are held.
+const DEPARTED_KEPT: Duration = Duration::from_secs(30);
+/// How often is looked for what is no longer needed, while there is something.
+const BETWEEN_TIDYING: Duration = Duration::from_secs(5);
 /// Changes that come in a row are planned once.
 const SETTLE: Duration = Duration::from_millis(20);
 
@@ -99,6 +103,14 @@ impl RunningWatch {
     }
 }
 
+/// Forgets what is no longer needed of clusters and resources that are gone. Ends only by being dropped.
+async fn tidy(cache: &Cache) {
+    while cache.tidy(DEPARTED_KEPT) {
+        tokio::time::sleep(BETWEEN_TIDYING).await;
+    }
+    std::future::pending::<()>().await;
+}
+
 impl Supervisor {
     /// A supervisor over these sources; [`Supervisor::run`] starts it.
     pub fn new(
@@ -129,6 +141,7 @@ impl Supervisor {
                 Ok(()) = self.members.changed() => {}
                 Ok(()) = self.registries.changed() => {}
                 Some(report) = self.reports.1.recv() => self.note(report),
+                () = tidy(&self.cache) => {}
             }
             tokio::time::sleep(SETTLE).await;
             while let Ok(report) = self.reports.1.try_recv() {
@@ -229,7 +242,6 @@ impl Supervisor {
         for (key, target) in &plan.watches {
             self.reconcile_watch(key, target).await;
         }
-        self.cache.drop_unused();
     }
 
     async fn reconcile_watch(&mut self, key: &WatchKey, target: &WatchTarget) {

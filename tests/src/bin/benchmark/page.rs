@@ -47,6 +47,7 @@ const MARGIN: f64 = 56.0;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2rem auto;padding:0 1rem;color:#222}\
     table{border-collapse:collapse;margin:.5rem 0 2rem}td,th{border-bottom:1px solid #ddd;padding:.2rem .8rem;text-align:right}\
+    td{white-space:nowrap}\
     td:first-child,th:first-child{text-align:left}.plots{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0}\
     svg text{font:12px system-ui,sans-serif;fill:#444}";
 
