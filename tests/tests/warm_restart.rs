@@ -56,13 +56,14 @@ impl Scene {
     /// Waits until what is there now is on disk, which is a matter of a second or two.
     async fn is_written(&self) -> Result<()> {
         let begun = jiff::Timestamp::now();
-        let fleetglass = self.stage.members.first().context("no member")?.kubectl()?;
-        // Something must have changed for something to be written.
-        let mark = json!({ "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": { "name": "mark", "namespace": "team-001" }, "data": { "at": begun.to_string() } });
-        fleetglass.apply(&mark.to_string()).await?;
+        let member = self.stage.members.first().context("no member")?.kubectl()?;
         let written = begun.as_second() + 1;
         eventually(SOON, async || {
+            // Something must have changed for something to be written.
+            let mark = json!({ "apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": { "name": "mark", "namespace": "team-001" },
+                "data": { "at": jiff::Timestamp::now().to_string() } });
+            member.apply(&mark.to_string()).await?;
             let status = self.status().await?;
             let at: jiff::Timestamp = status["disk"]["written"].as_str().context("nothing written")?.parse()?;
             ensure!(at.as_second() > written, "{}", status["disk"]);
