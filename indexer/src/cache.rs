@@ -6,25 +6,28 @@
 //!
 //! The feed is bounded. A watcher that falls behind it is told so and lists again; nobody waits for anybody.
 
+mod feed;
+mod part;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use twox_hash::XxHash3_64;
 
 use crate::codec::{Codec, Sample};
-use crate::connection::PrinterColumn;
 use crate::entry::{ByLabels, Entries, Entry, EntryKey, LabelSet, LabelSets};
 use crate::plan::Scope;
 use crate::resource::{ApiResource, ClusterName, GroupVersionResource};
 
+use feed::number;
+pub use feed::{Change, FeedItem};
+pub use part::{Failure, Part, Refused, RestoredPart, Size, SyncState, Traffic};
 pub use writer::{PreparedChange, Writer};
 
 /// Changes kept for watchers that resume, per resource: at least and at most, and between them one for two objects.
@@ -116,204 +119,6 @@ struct State {
 /// The parts of clusters. Shared with snapshots, which take constant time: who writes to a part while it is read gets one of its
 /// own.
 pub type Parts = imbl::OrdMap<ClusterName, Arc<Part>>;
-
-/// One cluster's objects of one resource.
-#[derive(Debug, Clone)]
-pub struct Part {
-    /// The resource as this cluster serves it, which may be another version than the one asked for.
-    pub served: ApiResource,
-    /// Its objects.
-    pub objects: Entries,
-    /// The same by their labels.
-    pub by_labels: ByLabels,
-    /// The version its collection has reached; none before the first list.
-    pub version: Option<Arc<str>>,
-    /// How well it follows the cluster.
-    pub sync: SyncState,
-    /// Columns its CustomResourceDefinition asks to be printed.
-    pub printer_columns: Arc<[PrinterColumn]>,
-    /// The version from which on the feed holds every change: a watcher that knows this one or a later one misses nothing.
-    pub floor: u64,
-    /// How much its objects take.
-    pub size: Size,
-    /// What came from the cluster so far.
-    pub traffic: Arc<Traffic>,
-    /// What of the resource it follows.
-    pub scope: Scope,
-    /// Where the cluster is, as far as that tells it from another one of its name.
-    pub origin: Arc<str>,
-    /// Whether it is worth keeping on disk: what is read from files is not.
-    pub is_volatile: bool,
-}
-
-/// A part as it was before a restart.
-#[derive(Debug)]
-pub struct RestoredPart {
-    /// The resource as the cluster served it.
-    pub served: ApiResource,
-    /// What of it was followed.
-    pub scope: Scope,
-    /// Columns to be printed.
-    pub printer_columns: Arc<[PrinterColumn]>,
-    /// Its objects.
-    pub objects: Entries,
-    /// The version to go on from, if there is one.
-    pub version: Option<Arc<str>>,
-    /// The latest version that its objects show.
-    pub reached: u64,
-    /// When the cluster was last heard from.
-    pub last_seen: Timestamp,
-    /// Where the cluster was.
-    pub origin: Arc<str>,
-}
-
-/// Bytes of objects.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Size {
-    /// As they are kept.
-    pub compressed: u64,
-    /// As the cluster wrote them.
-    pub raw: u64,
-}
-
-impl Size {
-    fn add(&mut self, entry: &Entry) {
-        self.compressed += entry.frame().bytes.len() as u64;
-        self.raw += u64::from(entry.frame().raw_length);
-    }
-
-    fn subtract(&mut self, entry: &Entry) {
-        self.compressed -= entry.frame().bytes.len() as u64;
-        self.raw -= u64::from(entry.frame().raw_length);
-    }
-}
-
-/// What came from a cluster since its part was opened; for metrics. Written by its reflector only.
-#[derive(Debug, Default)]
-pub struct Traffic {
-    /// Watches begun; the first one included.
-    pub watches: AtomicU64,
-    /// Whole lists taken in.
-    pub lists: AtomicU64,
-    /// Objects written or deleted.
-    pub changes: AtomicU64,
-    /// Rounds that ended with a failure.
-    pub failures: AtomicU64,
-    /// Objects that could not be taken.
-    pub refused: AtomicU64,
-}
-
-/// How well a cluster's part follows the cluster.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SyncState {
-    /// Whether a whole list has been taken at some time.
-    pub synced: bool,
-    /// When the cluster was last heard from.
-    pub last_seen: Option<Timestamp>,
-    /// What went wrong since; none while all is well.
-    pub failure: Option<Failure>,
-    /// What the cluster has that could not be taken, since the last whole list.
-    pub refused: Option<Refused>,
-}
-
-/// Bytes of a reason that are kept.
-const LONGEST_REASON: usize = 300;
-
-/// Objects that a cluster sent and that could not be taken; what was held of them before, if anything, is still held.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
-    /// How often that was.
-    pub times: u64,
-    /// What was wrong with the last one, for people.
-    pub reason: String,
-}
-
-impl Refused {
-    /// Counts one more.
-    pub fn add(refused: &mut Option<Self>, reason: &str) {
-        let times = refused.as_ref().map_or(0, |earlier| earlier.times) + 1;
-        *refused = Some(Self { times, reason: Self::shortened(reason).to_owned() });
-    }
-
-    /// As much of a reason as is worth reading: it may quote what was sent.
-    pub fn shortened(reason: &str) -> &str {
-        &reason[..reason.floor_char_boundary(LONGEST_REASON)]
-    }
-}
-
-/// What keeps a part from following its cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// Since when.
-    pub since: Timestamp,
-    /// What happened, for people.
-    pub message: String,
-}
-
-/// A change, as watchers see it.
-#[derive(Debug, Clone)]
-pub struct FeedItem {
-    /// Rises by one with each change of the resource.
-    pub sequence: u64,
-    /// Where it happened.
-    pub cluster: ClusterName,
-    /// What happened.
-    pub change: Change,
-}
-
-/// What happened.
-#[derive(Debug, Clone)]
-pub enum Change {
-    /// An object is new, or is another than before.
-    Upserted {
-        /// As it is now.
-        entry: Entry,
-        /// As it was, if it was there.
-        previous: Option<Entry>,
-        /// The collection's version that this change brought.
-        version: u64,
-    },
-    /// An object is gone.
-    Deleted {
-        /// As it was last seen by the cache.
-        previous: Entry,
-        /// As the cluster last showed it, where it did.
-        last: Option<Entry>,
-        /// The collection's version that this change brought.
-        version: u64,
-    },
-    /// The collection reached this version with no change to its objects.
-    Bookmark {
-        /// As the cluster wrote it.
-        version: Arc<str>,
-    },
-    /// The cluster no longer contributes; all these objects are gone at once.
-    Left {
-        /// Its objects as they were.
-        objects: Entries,
-    },
-}
-
-impl Change {
-    /// The collection's version that the change brought.
-    pub fn version(&self) -> Option<u64> {
-        match self {
-            Self::Upserted { version, .. } | Self::Deleted { version, .. } => Some(*version),
-            Self::Bookmark { version } => Some(number(version)),
-            Self::Left { .. } => None,
-        }
-    }
-
-    /// Bytes of objects that nobody else need hold: the states before the change.
-    fn held_bytes(&self) -> usize {
-        let bytes = |entry: &Option<Entry>| entry.as_ref().map_or(0, |entry| entry.frame().bytes.len());
-        match self {
-            Self::Upserted { previous, .. } => bytes(previous),
-            Self::Deleted { previous, last, .. } => previous.frame().bytes.len() + bytes(last),
-            Self::Bookmark { .. } | Self::Left { .. } => 0,
-        }
-    }
-}
 
 impl ResourceCache {
     fn new(resource: GroupVersionResource, changed: watch::Sender<()>) -> Self {
@@ -669,32 +474,6 @@ impl State {
         self.compressed -= previous.frame().bytes.len();
         part.traffic.changes.fetch_add(1, Ordering::Relaxed);
         self.push(cluster, Change::Deleted { previous, last, version });
-    }
-}
-
-/// Versions are compared as integers; what is none counts as the beginning.
-fn number(version: &str) -> u64 {
-    version.parse().unwrap_or(0)
-}
-
-impl Part {
-    fn insert(&mut self, entry: Entry) -> Option<Entry> {
-        self.size.add(&entry);
-        let previous = self.objects.insert(entry.clone());
-        if let Some(previous) = &previous {
-            self.size.subtract(previous);
-        }
-        self.by_labels.insert(entry, previous.as_ref());
-        previous
-    }
-
-    /// Moves the version on. Objects of a list not yet complete must not set one, so only a version that is there moves.
-    fn reach(&mut self, version: u64) {
-        if let Some(present) = &self.version
-            && present.parse::<u64>().is_ok_and(|present| version > present)
-        {
-            self.version = Some(Arc::from(version.to_string()));
-        }
     }
 }
 

@@ -493,6 +493,16 @@ async fn asked(scene: &Scene, query: &str) -> Result<(usize, bool)> {
     Ok((found, false))
 }
 
+/// Waits until a question finds so many objects, and is answered by whom it should be.
+async fn comes_to(scene: &Scene, query: &str, expected: (usize, bool)) -> Result<()> {
+    eventually(SOON, async || {
+        let answered = asked(scene, query).await?;
+        ensure!(answered == expected, "{query:?}: {answered:?} instead of {expected:?}");
+        Ok(())
+    })
+    .await
+}
+
 #[test]
 fn registries_say_whether_their_backend_answers_queries() -> Result<()> {
     run(async || {
@@ -506,23 +516,13 @@ fn registries_say_whether_their_backend_answers_queries() -> Result<()> {
         scene.says("sent", &["True Synced", "written to"]).await?;
         scene.says("kept", &["True Synced"]).await?;
         scene.follows().await?;
-        eventually(SOON, async || {
-            let pods = asked(&scene, "kind:Pod").await?;
-            ensure!(pods == (16, true), "Pods: {pods:?}");
-            Ok(())
-        })
-        .await?;
+        comes_to(&scene, "kind:Pod", (16, true)).await?;
         assert_eq!(asked(&scene, "kind:Deployment").await?, (8, false), "a registry that is sent nowhere");
         assert_eq!(asked(&scene, "").await?, (24, false), "what reaches beyond the registry");
         // Another registry over some of the same objects does not want it.
         kubectl.apply(&registry("too", &["member1"], &["v1/Pod"]).to_string()).await?;
         scene.says("too", &["True Synced"]).await?;
-        eventually(SOON, async || {
-            let all = asked(&scene, "kind:Pod").await?;
-            ensure!(all == (16, false), "Pods of both: {all:?}");
-            Ok(())
-        })
-        .await?;
+        comes_to(&scene, "kind:Pod", (16, false)).await?;
         assert_eq!(asked(&scene, "kind:Pod%20cluster:member2").await?, (8, true), "those it has nothing of");
         // A node that dies is not waited for.
         scene.node.kill();
@@ -530,19 +530,9 @@ fn registries_say_whether_their_backend_answers_queries() -> Result<()> {
             kubectl.raw("/apis/search.karmada.io/v1alpha1/search/facets?q=kind:Pod%20cluster:member2&by=kind").await?;
         assert_eq!(answer["total"], 8, "the cache answers in its place: {answer}");
         scene.node.restart().await?;
-        eventually(SOON, async || {
-            let pods = asked(&scene, "kind:Pod%20cluster:member2").await?;
-            ensure!(pods == (8, true), "back: {pods:?}");
-            Ok(())
-        })
-        .await?;
+        comes_to(&scene, "kind:Pod%20cluster:member2", (8, true)).await?;
         kubectl.run(&["annotate", "resourceregistry", "sent", "search.fleetglass.io/search-backend-"]).await?;
-        eventually(SOON, async || {
-            let pods = asked(&scene, "kind:Pod%20cluster:member2").await?;
-            ensure!(pods == (8, false), "no longer wanted: {pods:?}");
-            Ok(())
-        })
-        .await?;
+        comes_to(&scene, "kind:Pod%20cluster:member2", (8, false)).await?;
         kubectl.run(&["delete", "resourceregistry", "kept", "too"]).await?;
         scene.withdraw("sent").await
     })
