@@ -18,6 +18,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::reconcile::misread_annotation;
+
 /// How often the facts are looked at. They change without notice, object by object.
 const EVERY: Duration = Duration::from_secs(1);
 /// Laggards named in a message; the rest are counted.
@@ -127,6 +129,9 @@ async fn write(
         };
         if has_backend(registry) {
             condition = with_backend(condition, backends, registry.name());
+        }
+        if let Some(misread) = misread_annotation(registry) {
+            condition.message = format!("{}; {misread}", condition.message);
         }
         let wanted = (registry.generation(), condition);
         if written.get(registry.name()) == Some(&wanted) {

@@ -16,6 +16,9 @@ use tokio::sync::watch;
 /// The annotation of a registry that says what answers queries for its objects: `opensearch` or `index`.
 const SEARCH_BACKEND: &str = "search.fleetglass.io/search-backend";
 
+/// Characters of a value that are quoted.
+const SHOWN: usize = 40;
+
 /// Keeps the supervisor's registries in step with the store until either side is gone.
 pub(crate) async fn follow_registries(
     mut snapshots: watch::Receiver<Arc<RegistrySnapshot>>,
@@ -63,6 +66,24 @@ fn searched_in(annotations: &BTreeMap<String, String>) -> Option<SearchedIn> {
         "opensearch" => Some(SearchedIn::Backend),
         "index" => Some(SearchedIn::Index),
         _ => None,
+    }
+}
+
+/// What is wrong with the annotation, for people.
+pub(crate) fn misread_annotation(registry: &ResourceRegistry) -> Option<String> {
+    let annotations = registry.metadata.annotations.as_ref()?;
+    let value = annotations.get(SEARCH_BACKEND)?;
+    match searched_in(annotations) {
+        None => {
+            let value: String = value.chars().take(SHOWN).collect();
+            Some(format!(
+                "the annotation {SEARCH_BACKEND} is {value:?}, neither opensearch nor index, and is passed over"
+            ))
+        }
+        Some(SearchedIn::Backend) if registry.spec.backend_store.is_none() => {
+            Some(format!("the annotation {SEARCH_BACKEND} is passed over: spec.backendStore names no OpenSearch"))
+        }
+        Some(_) => None,
     }
 }
 
@@ -120,5 +141,21 @@ mod tests {
         assert_eq!(said("index"), Some(SearchedIn::Index));
         assert_eq!(said("elsewhere"), None);
         assert_eq!(searched_in(&BTreeMap::new()), None);
+    }
+
+    #[test]
+    fn an_annotation_that_says_nothing_is_told_of() {
+        let told = |value: &str, backend: &str| {
+            let text = format!(
+                r#"{{"metadata":{{"name":"a","annotations":{{"{SEARCH_BACKEND}":"{value}"}}}},"spec":{{"targetCluster":{{}},"resourceSelectors":[]{backend}}}}}"#
+            );
+            misread_annotation(&serde_json::from_str(&text).unwrap())
+        };
+        let backend = r#","backendStore":{"openSearch":{"addresses":["http://localhost"]}}"#;
+        assert_eq!(told("opensearch", backend), None);
+        assert_eq!(told("index", ""), None);
+        assert!(told("OpenSearch", backend).unwrap().contains("\"OpenSearch\", neither opensearch nor index"));
+        assert!(told("opensearch", "").unwrap().contains("names no OpenSearch"));
+        assert!(told(&"x".repeat(9000), "").unwrap().len() < 200);
     }
 }
