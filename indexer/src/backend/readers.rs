@@ -112,8 +112,8 @@ impl Keeper {
             let found = self.reconcile();
             readers.send_replace(found);
             tokio::select! {
-                Ok(()) = self.inputs.registries.changed() => {}
-                Ok(()) = self.inputs.secrets.changed() => {}
+                changed = self.inputs.registries.changed() => if changed.is_err() { return },
+                changed = self.inputs.secrets.changed() => if changed.is_err() { return },
                 Some(identified) = self.identities.join_next_with_id() => {
                     if let Ok((task, id)) = identified {
                         self.note_identity(task, id);
@@ -207,5 +207,24 @@ fn waiting_for(health: &BackendHealth) -> String {
     match health.state() {
         BackendState::Failing { since, error } => format!("since {since}: {error}"),
         _ => "it has not answered yet".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_has_no_registries_to_follow_any_more_ends() {
+        let (registries, secrets) = (watch::channel(Arc::default()).1, watch::channel(Arc::default()).1);
+        let inputs = ReadersInputs {
+            registries,
+            secrets,
+            prefix: "fleetglass".to_owned(),
+            may_be_plain: false,
+            asked: Asked::All,
+        };
+        let readers = watch::channel(Readers::default()).0;
+        inputs.follow(readers, CancellationToken::new()).await;
     }
 }

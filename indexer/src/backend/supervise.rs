@@ -171,9 +171,9 @@ impl Supervisor {
         loop {
             self.reconcile();
             tokio::select! {
-                Ok(()) = self.inputs.overview.changed() => {}
-                Ok(()) = self.inputs.registries.changed() => {}
-                Ok(()) = self.inputs.secrets.changed() => {}
+                changed = self.inputs.overview.changed() => if changed.is_err() { return },
+                changed = self.inputs.registries.changed() => if changed.is_err() { return },
+                changed = self.inputs.secrets.changed() => if changed.is_err() { return },
                 Some(identified) = self.identities.join_next_with_id() => self.note_identity(identified),
                 Some(ended) = self.tasks.join_next_with_id() => self.note_end(ended),
             }

@@ -14,6 +14,9 @@ use super::directory::{FINGERPRINT, Fields, IDENTITY};
 use super::terms::{self, PartKey, Range};
 use crate::resource::GroupVersionResource;
 
+/// The upper half of a fingerprint: enough to find a document by, and half the memory of the whole.
+type Beginning = u32;
+
 /// An opened segment. Never written; a commit that deletes from it opens it anew.
 pub(crate) struct Segment {
     id: SegmentId,
@@ -21,7 +24,7 @@ pub(crate) struct Segment {
     terms: Arc<InvertedIndexReader>,
     identities: StrColumn,
     fingerprints: Column<u64>,
-    by_fingerprint: Arc<[(u64, DocId)]>,
+    by_fingerprint: Arc<[(Beginning, DocId)]>,
     documents: DocId,
     /// The documents of each part, deleted ones left out.
     pub(crate) parts: Vec<(PartKey, RoaringBitmap)>,
@@ -124,11 +127,13 @@ impl Segment {
 
     /// The documents that were made of the object with this fingerprint, deleted ones among them.
     pub(crate) fn with_fingerprint(&self, fingerprint: u64) -> impl Iterator<Item = DocId> + '_ {
-        let from = self.by_fingerprint.partition_point(|(known, _)| *known < fingerprint);
+        let beginning = beginning(fingerprint);
+        let from = self.by_fingerprint.partition_point(|(known, _)| *known < beginning);
         self.by_fingerprint[from..]
             .iter()
-            .take_while(move |(known, _)| *known == fingerprint)
+            .take_while(move |(known, _)| *known == beginning)
             .map(|(_, document)| *document)
+            .filter(move |document| self.fingerprint(*document) == Some(fingerprint))
     }
 
     /// Where a document stands in the order of identities.
@@ -212,9 +217,13 @@ impl Segment {
     }
 }
 
-fn sorted(fingerprints: &Column<u64>, documents: DocId) -> Arc<[(u64, DocId)]> {
-    let mut pairs: Vec<(u64, DocId)> = (0..documents)
-        .filter_map(|document| fingerprints.first(document).map(|fingerprint| (fingerprint, document)))
+fn beginning(fingerprint: u64) -> Beginning {
+    (fingerprint >> 32) as Beginning
+}
+
+fn sorted(fingerprints: &Column<u64>, documents: DocId) -> Arc<[(Beginning, DocId)]> {
+    let mut pairs: Vec<(Beginning, DocId)> = (0..documents)
+        .filter_map(|document| fingerprints.first(document).map(|fingerprint| (beginning(fingerprint), document)))
         .collect();
     pairs.sort_unstable();
     pairs.into()

@@ -9,7 +9,7 @@ mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -29,10 +29,12 @@ use cluster::{ClusterTask, Report, Shared};
 
 /// How long watchers may take to read of a cluster that left; so long its objects are held.
 const DEPARTED_KEPT: Duration = Duration::from_secs(30);
-/// How often is looked for what is no longer needed, while there is something.
-const BETWEEN_TIDYING: Duration = Duration::from_secs(5);
+/// How often is looked for what is no longer needed: while there is something, and while there is not.
+const BETWEEN_TIDYING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// Changes that come in a row are planned once.
 const SETTLE: Duration = Duration::from_millis(20);
+/// So many times as long as the last plan took: with a thousand members planning is work.
+const BETWEEN_PLANS: u32 = 4;
 
 /// What a registry list is made of, with the moment before the first load told apart from "none".
 #[derive(Debug, Clone, Default)]
@@ -105,10 +107,10 @@ impl RunningWatch {
 
 /// Forgets what is no longer needed of clusters and resources that are gone. Ends only by being dropped.
 async fn tidy(cache: &Cache) {
-    while cache.tidy(DEPARTED_KEPT) {
-        tokio::time::sleep(BETWEEN_TIDYING).await;
+    loop {
+        let pause = if cache.tidy(DEPARTED_KEPT) { BETWEEN_TIDYING.0 } else { BETWEEN_TIDYING.1 };
+        tokio::time::sleep(pause).await;
     }
-    std::future::pending::<()>().await;
 }
 
 impl Supervisor {
@@ -135,17 +137,11 @@ impl Supervisor {
     /// Runs until cancelled, then ends every task.
     pub async fn run(mut self, cancelled: CancellationToken) {
         loop {
+            let begun = Instant::now();
             self.reconcile().await;
-            tokio::select! {
-                () = cancelled.cancelled() => break,
-                Ok(()) = self.members.changed() => {}
-                Ok(()) = self.registries.changed() => {}
-                Some(report) = self.reports.1.recv() => self.note(report),
-                () = tidy(&self.cache) => {}
-            }
-            tokio::time::sleep(SETTLE).await;
-            while let Ok(report) = self.reports.1.try_recv() {
-                self.note(report);
+            let pause = SETTLE.max(begun.elapsed() * BETWEEN_PLANS);
+            if cancelled.run_until_cancelled(self.news(pause)).await.is_none() {
+                break;
             }
         }
         for (_, watch) in std::mem::take(&mut self.watches) {
@@ -153,22 +149,61 @@ impl Supervisor {
         }
     }
 
-    fn note(&mut self, report: Report) {
-        let Some(state) = self.clusters.get_mut(&report.cluster) else { return };
-        if state.task.epoch() != report.epoch {
-            return;
-        }
-        state.unreadable_files = report.unreadable_files;
-        match report.discovery {
-            Ok(discovery) => {
-                state.failure = None;
-                state.discovery = Some(match &state.discovery {
-                    Some(earlier) => Arc::new(discovery.completed_by(earlier)),
-                    None => Arc::new(discovery),
-                });
+    /// Waits until there is something to plan anew for, and a little longer for what comes with it.
+    async fn news(&mut self, pause: Duration) {
+        let cache = Arc::clone(&self.cache);
+        let mut tidying = std::pin::pin!(tidy(&cache));
+        loop {
+            let is_news = tokio::select! {
+                Ok(()) = self.members.changed() => true,
+                Ok(()) = self.registries.changed() => true,
+                Some(report) = self.reports.1.recv() => self.note(report),
+                () = &mut tidying => false,
+            };
+            if is_news {
+                break;
             }
-            Err(error) => state.failure = Some(error),
         }
+        tokio::time::sleep(pause).await;
+        while let Ok(report) = self.reports.1.try_recv() {
+            self.note(report);
+        }
+    }
+
+    /// Takes in what a member said; false if it is what is known.
+    fn note(&mut self, report: Report) -> bool {
+        let Some(state) = self.clusters.get_mut(&report.cluster).filter(|state| state.task.epoch() == report.epoch)
+        else {
+            return false;
+        };
+        let (discovery, failure) = match report.discovery {
+            Ok(discovery) => (Some(discovery), None),
+            Err(error) => (None, Some(error)),
+        };
+        let mut is_news = state.failure != failure || state.unreadable_files != report.unreadable_files;
+        (state.failure, state.unreadable_files) = (failure, report.unreadable_files);
+        let known = state.discovery.clone();
+        if let Some(discovery) = discovery {
+            let discovery = match &known {
+                Some(earlier) => discovery.completed_by(earlier),
+                None => discovery,
+            };
+            if known.as_deref() != Some(&discovery) {
+                let discovery = self.shared(discovery);
+                if let Some(state) = self.clusters.get_mut(&report.cluster) {
+                    state.discovery = Some(discovery);
+                }
+                is_news = true;
+            }
+        }
+        is_news
+    }
+
+    /// Most members serve the same.
+    fn shared(&self, discovery: Discovery) -> Arc<Discovery> {
+        let known = self.clusters.values().filter_map(|state| state.discovery.as_ref());
+        let same = known.into_iter().find(|known| ***known == discovery).map(Arc::clone);
+        same.unwrap_or_else(|| Arc::new(discovery))
     }
 
     async fn reconcile(&mut self) {
@@ -308,5 +343,54 @@ impl Overview {
     /// A resource as some member serves it, whether or not a registry selects it.
     pub fn served(&self, resource: &GroupVersionResource) -> Option<&ApiResource> {
         self.discoveries.values().flat_map(|discovery| discovery.all()).find(|served| served.gvr == *resource)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn supervisor() -> Supervisor {
+        let (members, registries) = (watch::channel(Arc::default()).1, watch::channel(Arc::default()).1);
+        let limits = ConnectionLimits { qps: 0.0, burst: 0, streamed_lists: false };
+        let mut supervisor = Supervisor::new(Arc::default(), limits, members, registries).0;
+        for name in ["m1", "m2"] {
+            let task = ClusterTask::Unusable { reason: "not asked in this test".to_owned(), epoch: 1 };
+            let state = ClusterState { task, discovery: None, failure: None, unreadable_files: Vec::new() };
+            supervisor.clusters.insert(name.into(), state);
+        }
+        supervisor
+    }
+
+    fn report(cluster: &str, discovery: Result<&[&str], &str>) -> Report {
+        let served = |resource: &&str| ApiResource {
+            gvr: GroupVersionResource::new("", "v1", resource),
+            kind: "Kind".into(),
+            namespaced: true,
+            watchable: true,
+        };
+        let discovery = discovery.map(|resources| Discovery::new(resources.iter().map(served).collect()));
+        let discovery = discovery.map_err(str::to_owned);
+        Report { cluster: cluster.into(), epoch: 1, discovery, unreadable_files: Vec::new() }
+    }
+
+    #[test]
+    fn what_a_member_says_again_is_not_planned_for_again() {
+        let mut supervisor = supervisor();
+        assert!(supervisor.note(report("m1", Ok(&["pods"]))));
+        assert!(!supervisor.note(report("m1", Ok(&["pods"]))));
+        assert!(supervisor.note(report("m1", Err("away"))));
+        assert!(!supervisor.note(report("m1", Err("away"))));
+        assert!(supervisor.note(report("m1", Ok(&["pods"]))), "it is there again");
+        assert!(supervisor.note(report("m1", Ok(&["pods", "nodes"]))));
+        assert!(!supervisor.note(Report { epoch: 2, ..report("m1", Ok(&[])) }), "of another connection");
+    }
+
+    #[test]
+    fn members_that_serve_the_same_share_one_copy_of_it() {
+        let mut supervisor = supervisor();
+        assert!(supervisor.note(report("m1", Ok(&["pods"]))) && supervisor.note(report("m2", Ok(&["pods"]))));
+        let known = |name: &str| supervisor.clusters[name].discovery.clone().unwrap();
+        assert!(Arc::ptr_eq(&known("m1"), &known("m2")));
     }
 }
