@@ -34,6 +34,7 @@ pub mod secrets;
 mod summary;
 mod supervise;
 mod target;
+mod tunnel;
 mod wanted;
 mod writer;
 

@@ -85,8 +85,16 @@ impl Gate {
     /// # Errors
     /// If no port or certificate is to be had.
     pub async fn open(target: &str, folder: &Path, lock: Lock) -> Result<Self> {
+        Self::open_as(&["127.0.0.1", "localhost"], target, folder, lock).await
+    }
+
+    /// Opens one with TLS whose certificate bears these names.
+    ///
+    /// # Errors
+    /// If no port or certificate is to be had.
+    pub async fn open_as(names: &[&str], target: &str, folder: &Path, lock: Lock) -> Result<Self> {
         let authority = Authority::new("gate")?;
-        let serving = authority.server(folder, "gate", &["127.0.0.1", "localhost"])?;
+        let serving = authority.server(folder, "gate", names)?;
         let client = authority.client(folder, "gate-client", &[])?;
         let acceptor = acceptor(&authority, &serving, lock == Lock::Certificate)?;
         let (listener, state) = (TcpListener::bind(("127.0.0.1", 0)).await?, Arc::new(State::new(target, lock)));

@@ -1,7 +1,7 @@
 //! Fleetglass without a control plane, over snapshot folders, and a client that asks it many things quickly.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
@@ -94,6 +94,20 @@ impl Standalone {
     pub async fn answer_apart(&self, what: &str, parameters: &[(&str, &str)]) -> Result<Response> {
         let client = builder(self.kubectl.kubeconfig())?.no_gzip().build()?;
         self.answer_to(&client, what, parameters).await
+    }
+
+    /// How soon the first byte of an answer comes, on a connection that is there already. Over HTTP/1.1: where an answer comes fast, a
+    /// client of HTTP/2 hands out its beginning only when it has taken in all that has come.
+    ///
+    /// # Errors
+    /// If it doesn't answer.
+    pub async fn first_byte(&self, what: &str) -> Result<Duration> {
+        let client = builder(self.kubectl.kubeconfig())?.no_gzip().http1_only().build()?;
+        self.answer_to(&client, what, &[("limit", "1")]).await?.bytes().await?;
+        let begun = Instant::now();
+        let mut answer = self.answer_to(&client, what, &[]).await?;
+        answer.chunk().await?.context("an empty answer")?;
+        Ok(begun.elapsed())
     }
 
     async fn answer_to(&self, client: &Client, what: &str, parameters: &[(&str, &str)]) -> Result<Response> {

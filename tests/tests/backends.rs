@@ -175,6 +175,31 @@ fn every_kind_of_credentials_opens_what_it_is_for() -> Result<()> {
 }
 
 #[test]
+fn a_node_whose_certificate_bears_another_name_is_trusted_by_that_name_only() -> Result<()> {
+    run(async || {
+        let scene = Scene::start().await?;
+        let folder = scene.stage.folder();
+        let gate = Gate::open_as(&["search.example"], &scene.node.url, folder, basic("named")).await?;
+        let login = [("username", "writer"), ("password", "named"), ("ca.crt", &*gate.authority)];
+        let with = |name| login.into_iter().chain([("tlsServerName", name)]).collect::<Vec<_>>();
+        scene.secret("opensearch", &login).await?;
+        scene.send("sent", &gate.url, Some("opensearch")).await?;
+        scene.says("sent", &["False BackendFailing", "certificate"]).await?;
+        scene.secret("opensearch", &with("other.example")).await?;
+        scene.says("sent", &["False BackendFailing", "other.example"]).await?;
+        scene.secret("opensearch", &with("search.example")).await?;
+        scene.says("sent", &["True Synced", "written to https://127.0.0.1"]).await?;
+        scene.has(&scene.node, MAPS).await?;
+        scene.map("named", "yes").await?;
+        scene.has(&scene.node, MAPS + 1).await?;
+        assert_eq!(gate.refused(), 0);
+        let away = format!("https://127.0.0.1:{}", free_port()?);
+        scene.send("sent", &away, Some("opensearch")).await?;
+        scene.says("sent", &["False BackendFailing", "refused"]).await
+    })
+}
+
+#[test]
 fn a_secret_in_disorder_is_told_and_nobody_is_asked_without_credentials() -> Result<()> {
     run(async || {
         let scene = Scene::start().await?;

@@ -301,6 +301,12 @@ fn a_hundred_members_are_followed_over_few_connections_and_never_stampeded() -> 
         .await?;
         let counters = fleet.members.counters().await?;
         ensure!(counters.connections_open <= 200, "watches share connections: {counters:?}");
+        eventually(SOON, async || {
+            let counters = fleet.members.counters().await?;
+            ensure!(counters.connections_open == 100, "one of each is enough when the lists are done: {counters:?}");
+            Ok(())
+        })
+        .await?;
         // What was saved up, what some seconds bring that wait for a connection together, and what that is made by.
         ensure!(counters.most_requests_in_a_second_of_one_cluster <= 3 + 8 + 1, "{counters:?}");
         fleet.stop()

@@ -24,6 +24,7 @@ use serde_json::Value;
 
 use super::BackendError;
 use super::target::{Login, Target};
+use super::tunnel::{self, Tunnel};
 
 /// How long a node that gave no answer is asked only if no other is left.
 const AWAY: Duration = Duration::from_secs(15);
@@ -40,8 +41,10 @@ pub(super) struct Client {
 
 struct Node {
     name: String,
+    /// What is asked: its address, but for the name that its certificate bears.
     url: Url,
     transport: Transport,
+    tunnel: Option<Tunnel>,
     away_until: Mutex<Option<Instant>>,
 }
 
@@ -136,12 +139,8 @@ impl ErrorCause {
 impl Client {
     /// A client for a target; nothing is asked yet.
     pub(super) fn new(target: &Target) -> Result<Self, BackendError> {
-        let transports = target.nodes.iter().map(|url| {
-            let node =
-                |transport| Node { name: url.to_string(), url: url.clone(), transport, away_until: Mutex::default() };
-            transport(target, url).map(node)
-        });
-        Ok(Self { nodes: transports.collect::<Result<_, _>>()?, next: AtomicUsize::new(0) })
+        let nodes = target.nodes.iter().map(|url| Node::new(target, url));
+        Ok(Self { nodes: nodes.collect::<Result<_, _>>()?, next: AtomicUsize::new(0) })
     }
 
     /// Asks, and reads the answer.
@@ -187,6 +186,17 @@ impl Client {
 }
 
 impl Node {
+    fn new(target: &Target, address: &Url) -> Result<Self, BackendError> {
+        let (mut url, mut tunnel) = (address.clone(), None);
+        if let Some(name) = target.server_name.as_deref().filter(|_| address.scheme() == "https") {
+            let bad = |error: String| BackendError::Unsuitable(format!("{name} can't be asked for: {error}"));
+            url.set_host(Some(name)).map_err(|error| bad(error.to_string()))?;
+            tunnel = Some(Tunnel::open(address).map_err(|error| bad(error.to_string()))?);
+        }
+        let transport = transport(target, &url, tunnel.as_ref())?;
+        Ok(Self { name: address.to_string(), url, transport, tunnel, away_until: Mutex::default() })
+    }
+
     async fn send(&self, request: &Request<'_>) -> Result<Response, String> {
         let (headers, parameters) = (request.headers.clone(), Some(request.parameters));
         let sending = self.transport.send(
@@ -197,7 +207,10 @@ impl Node {
             request.body.clone(),
             Some(PATIENCE),
         );
-        sending.await.map_err(|error| with_causes(&error))
+        sending.await.map_err(|error| match self.tunnel.as_ref().and_then(Tunnel::failure) {
+            Some(failure) => failure,
+            None => with_causes(&error),
+        })
     }
 
     async fn read(&self, request: &Request<'_>, response: Response) -> Result<Bytes, BackendError> {
@@ -261,8 +274,11 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn transport(target: &Target, url: &Url) -> Result<Transport, BackendError> {
+fn transport(target: &Target, url: &Url, tunnel: Option<&Tunnel>) -> Result<Transport, BackendError> {
     let mut builder = TransportBuilder::new(SingleNodeConnectionPool::new(url.clone()));
+    if let Some(tunnel) = tunnel {
+        builder = builder.proxy(tunnel.url.clone(), Some(tunnel::USER), Some(tunnel.password.expose_secret()));
+    }
     if let Some(pem) = &target.authority {
         let bad = |error| BackendError::Unsuitable(format!("ca.crt is no certificate: {}", with_causes(&error)));
         let authority = Certificate::from_pem(pem).map_err(bad)?;

@@ -1,7 +1,7 @@
 //! Where a backend is and how one logs in there: what registries and Secrets say, made sure of before anything connects.
 //!
 //! The keys of a Secret are `username` (or `userName`) and `password`, or `token`, or `tls.crt` and `tls.key`, or `awsRegion`,
-//! `awsAccessKeyID` and `awsSecretAccessKey`; beside any of them `ca.crt`. A Secret that lacks what it should have is an error:
+//! `awsAccessKeyID` and `awsSecretAccessKey`; beside any of them `ca.crt` and `tlsServerName`. A Secret that lacks what it should have is an error:
 //! nobody is asked anonymously because a password is missing.
 
 use std::collections::BTreeMap;
@@ -11,6 +11,10 @@ use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::plan::{BackendReference, SecretReference};
+
+/// The keys of a Secret that say whom to trust, not who asks.
+const AUTHORITY: &str = "ca.crt";
+const SERVER_NAME: &str = "tlsServerName";
 
 /// Why a backend can't be asked at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -101,6 +105,8 @@ pub(super) struct Target {
     pub(super) login: Login,
     /// Further authorities whose certificates are trusted, PEM.
     pub(super) authority: Option<Vec<u8>>,
+    /// The name that the nodes' certificates bear, if it isn't that of their addresses.
+    pub(super) server_name: Option<String>,
 }
 
 /// What is known of a Secret's contents.
@@ -113,11 +119,12 @@ impl Target {
         secret: Option<&SecretData>,
         may_be_plain: bool,
     ) -> Result<Self, TargetError> {
-        let (mut login, mut authority) = (Login::Anonymous, None);
+        let (mut login, mut authority, mut server_name) = (Login::Anonymous, None, None);
         if let (Some(name), Some(data)) = (&reference.secret, secret) {
             let bad = |problem: String| TargetError::BadSecret { secret: name.clone(), problem };
             login = login_of(data).map_err(bad)?;
-            authority = data.get("ca.crt").filter(|pem| !pem.is_empty()).cloned();
+            authority = data.get(AUTHORITY).filter(|pem| !pem.is_empty()).cloned();
+            server_name = server_name_of(data).map_err(bad)?;
         }
         let read = reference.addresses.iter().map(|address| node(address)).collect::<Result<Vec<_>, _>>()?;
         let (nodes, own): (Vec<Url>, Vec<Option<Login>>) = read.into_iter().unzip();
@@ -130,7 +137,7 @@ impl Target {
         if let Some(plain) = nodes.iter().find(|node| node.scheme() == "http") {
             login.may_go_over_http(plain, may_be_plain)?;
         }
-        Ok(Self { nodes, login, authority })
+        Ok(Self { nodes, login, authority, server_name })
     }
 
     /// Whether credentials would go over http.
@@ -149,7 +156,8 @@ impl Target {
 
     /// Whether connections of one serve the other.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.nodes == other.nodes && self.authority == other.authority && self.login.is_same(&other.login)
+        (&self.nodes, &self.authority, &self.server_name) == (&other.nodes, &other.authority, &other.server_name)
+            && self.login.is_same(&other.login)
     }
 }
 
@@ -222,18 +230,29 @@ fn without_userinfo(address: &str) -> String {
     }
 }
 
+/// What a key of a Secret says; nothing if it is empty.
+fn text_of(data: &SecretData, key: &str) -> Result<Option<String>, String> {
+    let Some(bytes) = data.get(key).filter(|value| !value.is_empty()) else { return Ok(None) };
+    let text = str::from_utf8(bytes).map_err(|_| format!("its {key} is not text"))?;
+    // Files end with a line's end, and so do Secrets made of them.
+    let text = if key.starts_with("tls.") { text } else { text.trim_end_matches(['\r', '\n']) };
+    match text.chars().any(char::is_control) && !key.starts_with("tls.") {
+        true => Err(format!("its {key} has control characters in it")),
+        false => Ok(Some(text.to_owned())),
+    }
+}
+
+fn server_name_of(data: &SecretData) -> Result<Option<String>, String> {
+    let Some(name) = text_of(data, SERVER_NAME)? else { return Ok(None) };
+    let read: Result<Url, _> = format!("https://{name}/").parse();
+    match read {
+        Ok(url) if url.host_str() == Some(&*name.to_ascii_lowercase()) => Ok(Some(name)),
+        _ => Err(format!("its {SERVER_NAME} is no name of a host")),
+    }
+}
+
 fn login_of(data: &SecretData) -> Result<Login, String> {
-    let text = |key: &str| {
-        let bytes = data.get(key).filter(|value| !value.is_empty())?;
-        let Ok(text) = str::from_utf8(bytes) else { return Some(Err(format!("its {key} is not text"))) };
-        // Files end with a line's end, and so do Secrets made of them.
-        let text = if key.starts_with("tls.") { text } else { text.trim_end_matches(['\r', '\n']) };
-        match text.chars().any(char::is_control) && !key.starts_with("tls.") {
-            true => Some(Err(format!("its {key} has control characters in it"))),
-            false => Some(Ok(text.to_owned())),
-        }
-    };
-    let text = |key: &str| text(key).transpose();
+    let text = |key: &str| text_of(data, key);
     let user = text("username")?.or(text("userName")?);
     let password = text("password")?;
     let token = text("token")?;
@@ -268,7 +287,9 @@ fn login_of(data: &SecretData) -> Result<Login, String> {
     match (logins.next(), logins.next()) {
         (Some(login), None) => Ok(login),
         // Anything else beside it was meant to be something.
-        (None, _) if data.keys().all(|key| key == "ca.crt") && !data.is_empty() => Ok(Login::Anonymous),
+        (None, _) if data.keys().all(|key| key == AUTHORITY || key == SERVER_NAME) && !data.is_empty() => {
+            Ok(Login::Anonymous)
+        }
         (None, _) => {
             Err("it has no credentials: expected are username and password, or token, or tls.crt and tls.key, or \
                           awsRegion, awsAccessKeyID and awsSecretAccessKey"
@@ -345,6 +366,23 @@ mod tests {
         let certificate = secret(&[("tls.crt", "c"), ("tls.key", "k")]);
         let refused = Target::new(&plain, Some(&certificate), true).unwrap_err();
         assert_eq!(refused, TargetError::NoTls { address: "http://search:9200/".into() });
+    }
+
+    #[test]
+    fn a_name_for_certificates_must_be_one() {
+        let target = |name: &str| {
+            let data = secret(&[("token", "t"), ("tlsServerName", name)]);
+            Target::new(&reference(&["https://10.0.0.7:9200"], true), Some(&data), false)
+        };
+        assert_eq!(target("search.example\n").unwrap().server_name.as_deref(), Some("search.example"));
+        assert_eq!(target("").unwrap().server_name, None);
+        assert!(target("search.example").unwrap().is_same(&target("search.example").unwrap()));
+        assert!(!target("search.example").unwrap().is_same(&target("other.example").unwrap()));
+        for wrong in ["search.example:9200", "https://search.example", "search.example/x", "me@search.example", "a b"] {
+            let error = target(wrong).unwrap_err().to_string();
+            assert!(error.contains("tlsServerName is no name of a host"), "{wrong}: {error}");
+        }
+        assert!(matches!(login(&[("tlsServerName", "search.example")]), Ok(Login::Anonymous)));
     }
 
     #[test]

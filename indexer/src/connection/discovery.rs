@@ -248,7 +248,7 @@ impl MemberConnection {
     pub async fn discover(&self) -> Result<Discovery, ConnectionError> {
         let mut discovery = Discovery::default();
         for root in ["/api", "/apis"] {
-            let body = self.get(root, ACCEPT).await?;
+            let body = self.get_small(root, ACCEPT).await?;
             let document: Document = serde_json::from_slice(&body)?;
             if document.kind == "APIGroupDiscoveryList" {
                 discovery.add_aggregated(document.items);
@@ -256,7 +256,7 @@ impl MemberConnection {
             }
             for group_version in legacy_group_versions(document) {
                 let path = format!("{root}/{group_version}");
-                match self.get(&path, "application/json").await {
+                match self.get_small(&path, "application/json").await {
                     Ok(body) => discovery.add_legacy(&group_version, serde_json::from_slice(&body)?),
                     Err(error) if error.status_code().is_some() => discovery.incomplete.push(group_version),
                     Err(error) => return Err(error),
@@ -273,7 +273,7 @@ impl MemberConnection {
     pub async fn printer_columns(&self, resource: &ApiResource) -> Result<Vec<PrinterColumn>, ConnectionError> {
         let name = format!("{}.{}", resource.gvr.resource, resource.gvr.group);
         let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
-        match self.get(&path, "application/json").await {
+        match self.get_small(&path, "application/json").await {
             Ok(body) => Ok(columns_of(&body, &resource.gvr.version)?),
             Err(error) if error.status_code() == Some(404) => Ok(Vec::new()),
             Err(error) => Err(error),

@@ -2,7 +2,8 @@
 //!
 //! In: an [`ApiAccess`]. Out: whole answers for lists and discovery, and [`WatchStream`]s, one frame at a time. Each
 //! connection carries a bounded number of watches, because a server that allows fewer streams than it is asked for leaves
-//! the rest hanging without a word; lists and discovery have a connection of their own.
+//! the rest hanging without a word. Lists have a connection of their own, which is closed when they are done; what is small
+//! and asked for again and again goes over one of the watches.
 
 mod discovery;
 mod error;
@@ -28,10 +29,11 @@ pub use watch::WatchStream;
 
 use crate::member::ApiAccess;
 use pace::Pace;
-use transport::Compression;
 
 /// Watches on one connection; servers allow a hundred streams or more.
 const WATCHES_PER_CONNECTION: usize = 80;
+/// How long a connection stays that only lists need.
+const UNUSED: Duration = Duration::from_secs(15);
 /// How long an answer may take to begin.
 const HEAD: Duration = Duration::from_secs(30);
 /// How long a new connection for watches may take.
@@ -104,8 +106,20 @@ impl MemberConnection {
     /// Whatever is not a 2xx answer that arrived whole and in time.
     pub async fn get(&self, path_and_query: &str, accept: &str) -> Result<Bytes, ConnectionError> {
         self.0.pace.wait().await;
-        let client = self.0.requests.get_or_try_init(|| self.client(Compression::ForRemote)).await?;
+        let client = self.0.requests.get_or_try_init(|| self.client(Some(UNUSED))).await?;
         let response = send(client, path_and_query, accept, None).await?;
+        read_whole(response.into_body(), ANSWER_BYTES).await
+    }
+
+    /// The same for what is small: over a connection that watches keep, if there is one, so that no other is kept for it.
+    ///
+    /// # Errors
+    /// Whatever is not a 2xx answer that arrived whole and in time.
+    pub async fn get_small(&self, path_and_query: &str, accept: &str) -> Result<Bytes, ConnectionError> {
+        let of_watches = self.0.shards.try_lock().ok().and_then(|shards| Some(shards.first()?.client.clone()));
+        let Some(client) = of_watches else { return self.get(path_and_query, accept).await };
+        self.0.pace.wait().await;
+        let response = send(&client, path_and_query, accept, None).await?;
         read_whole(response.into_body(), ANSWER_BYTES).await
     }
 
@@ -121,9 +135,9 @@ impl MemberConnection {
     }
 
     /// A client of its own. Credential plugins may run for it, so it is made where blocking does no harm.
-    async fn client(&self, compression: Compression) -> Result<Client, ConnectionError> {
+    async fn client(&self, unused_for: Option<Duration>) -> Result<Client, ConnectionError> {
         let access = Arc::clone(&self.0.access);
-        tokio::task::spawn_blocking(move || transport::client(&access, compression))
+        tokio::task::spawn_blocking(move || transport::client(&access, unused_for))
             .await
             .map_err(|error| ConnectionError::Settings(error.to_string()))?
     }
@@ -137,7 +151,7 @@ impl MemberConnection {
         if let Some(shard) = free {
             return Ok((shard.client.clone(), Lease(Arc::clone(&shard.leases))));
         }
-        let client = self.client(Compression::Never).await?;
+        let client = self.client(None).await?;
         match timeout(WARM_UP, send(&client, "/version", "application/json", None)).await {
             // Whatever it says, it is connected.
             Ok(Ok(_) | Err(ConnectionError::Status { .. })) => {}

@@ -30,36 +30,30 @@ const PING_ANSWER: Duration = Duration::from_secs(15);
 const STREAM_WINDOW: u32 = 512 << 10;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
-/// Whether answers may come compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Compression {
-    /// Never: frames of a watch must come as they are made.
-    Never,
-    /// Unless the server is on this machine, where bytes are cheaper than the time to unpack them.
-    ForRemote,
-}
-
-/// A client for the cluster that `config` describes.
-pub(super) fn client(access: &ApiAccess, compression: Compression) -> Result<Client, ConnectionError> {
+/// A client for a cluster. A connection that is not used for so long is closed; never, if that is not said.
+///
+/// Answers come compressed unless the request forbids it or the server is on this machine, where bytes are cheaper than the time
+/// to unpack them.
+pub(super) fn client(access: &ApiAccess, unused_for: Option<Duration>) -> Result<Client, ConnectionError> {
     let config = &access.config;
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_nodelay(true);
     http.set_connect_timeout(Some(CONNECT));
     match config.proxy_url.as_ref().map(|proxy| (proxy, proxy.scheme_str())) {
-        None => over(http, config, compression),
+        None => over(http, config, unused_for),
         Some((proxy, Some("socks5"))) => {
             let socks = SocksV5::new(proxy.clone(), http);
             let socks = match login(proxy) {
                 Some((user, password)) => socks.with_auth(user, password),
                 None => socks,
             };
-            over(socks, config, compression)
+            over(socks, config, unused_for)
         }
-        Some((proxy, Some("http"))) => over(tunnel(proxy, http, access), config, compression),
+        Some((proxy, Some("http"))) => over(tunnel(proxy, http, access), config, unused_for),
         Some((proxy, Some("https"))) => {
             let secure = config.rustls_https_connector_with_connector(http).map_err(settings)?;
-            over(tunnel(proxy, secure, access), config, compression)
+            over(tunnel(proxy, secure, access), config, unused_for)
         }
         Some((_, scheme)) => Err(ConnectionError::Settings(format!(
             "a proxy with scheme {:?}: use http, https or socks5",
@@ -102,7 +96,7 @@ fn settings(error: impl std::fmt::Display) -> ConnectionError {
     ConnectionError::Settings(error.to_string())
 }
 
-fn over<C>(connector: C, config: &Config, compression: Compression) -> Result<Client, ConnectionError>
+fn over<C>(connector: C, config: &Config, unused_for: Option<Duration>) -> Result<Client, ConnectionError>
 where
     C: Service<Uri> + Clone + Send + Sync + 'static,
     C::Response: Connection + Read + Write + Send + Unpin + 'static,
@@ -123,6 +117,7 @@ where
         hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(unused_for)
             .http2_initial_stream_window_size(STREAM_WINDOW)
             .http2_initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keep_alive_interval(PING_EVERY)
@@ -133,11 +128,11 @@ where
     let headers = config.extra_headers_layer().map_err(settings)?;
     let layers = ServiceBuilder::new().layer(config.base_uri_layer()).option_layer(credentials).layer(headers);
     let namespace = config.default_namespace.clone();
-    Ok(if compression == Compression::ForRemote && !is_loopback(&config.cluster_url) {
+    Ok(if is_loopback(&config.cluster_url) {
+        Client::new(layers.map_err(BoxError::from).service(client), namespace)
+    } else {
         let service = layers.layer(DecompressionLayer::new()).map_err(BoxError::from).service(client);
         Client::new(service, namespace)
-    } else {
-        Client::new(layers.map_err(BoxError::from).service(client), namespace)
     })
 }
 

@@ -285,7 +285,8 @@ impl Reflector {
 
     /// Whether the member's collection stands at an earlier version than ours.
     async fn went_back(&self, version: &str) -> Result<bool, Interruption> {
-        let body = self.connection.get(&format!("{}?limit=1", self.collection_path()), "application/json").await?;
+        let body =
+            self.connection.get_small(&format!("{}?limit=1", self.collection_path()), "application/json").await?;
         let list: RawList<'_> = serde_json::from_slice(&body)?;
         // Nobody stands at 0; some say so for want of anything better.
         let number = |version: &str| version.parse::<u64>().ok().filter(|version| *version > 0);

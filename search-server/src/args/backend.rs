@@ -47,6 +47,9 @@ pub struct CheckArgs {
     /// File with authorities that sign the nodes' certificates, PEM
     #[arg(long, value_name = "FILE", conflicts_with = "registry")]
     pub ca: Option<PathBuf>,
+    /// Name that the nodes' certificates bear, if it isn't that of their URLs
+    #[arg(long, value_name = "NAME", conflicts_with = "registry")]
+    pub tls_server_name: Option<String>,
     /// Beginning of all names of indices, as the server has it
     #[arg(long, value_name = "NAME", default_value = "fleetglass", value_parser = values::index_prefix)]
     pub index_prefix: String,

@@ -63,7 +63,8 @@ pub(super) async fn replay(args: &ReplayArgs, output: &mut impl Write) -> Result
 
 /// What flags say takes the place of a Secret.
 fn secret_name(args: &CheckArgs) -> Option<SecretReference> {
-    let is_given = args.user.is_some() || args.token_file.is_some() || args.ca.is_some();
+    let is_given = [args.user.is_some(), args.token_file.is_some(), args.ca.is_some(), args.tls_server_name.is_some()];
+    let is_given = is_given.contains(&true);
     is_given.then(|| SecretReference { namespace: "the".to_owned(), name: "flags".to_owned() })
 }
 
@@ -79,6 +80,9 @@ fn given(args: &CheckArgs) -> Result<Option<SecretData>> {
     }
     if let Some(path) = &args.ca {
         data.insert("ca.crt".to_owned(), read(path)?);
+    }
+    if let Some(name) = &args.tls_server_name {
+        data.insert("tlsServerName".to_owned(), name.clone().into_bytes());
     }
     Ok(Some(data).filter(|data| !data.is_empty()))
 }
