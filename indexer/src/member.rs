@@ -13,7 +13,7 @@ use twox_hash::XxHash3_64;
 use crate::resource::ClusterName;
 
 /// One member cluster, as its source describes it at one moment.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     /// Its name, unique over all sources.
     pub name: ClusterName,
@@ -53,7 +53,7 @@ pub enum MemberHealth {
 }
 
 /// How to read a member's objects.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemberAccess {
     /// From its API server.
     Api(Arc<ApiAccess>),
@@ -73,6 +73,14 @@ pub struct ApiAccess {
     /// Changes whenever endpoint, trust or credentials do, so that readers know when to reconnect.
     pub fingerprint: u64,
 }
+
+impl PartialEq for ApiAccess {
+    fn eq(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+}
+
+impl Eq for ApiAccess {}
 
 impl ApiAccess {
     /// The address and the authority that vouches for it: with others it is another cluster.

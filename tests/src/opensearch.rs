@@ -133,6 +133,18 @@ impl OpenSearch {
     /// # Errors
     /// If it does not come up.
     pub async fn restart(&mut self) -> Result<()> {
+        self.start_until("wait_for_status=yellow").await
+    }
+
+    /// The same, but it answers as soon as it can, though its indices may be red.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub async fn restart_as_it_is(&mut self) -> Result<()> {
+        self.start_until("local=true").await
+    }
+
+    async fn start_until(&mut self, condition: &str) -> Result<()> {
         let java = java()?;
         let class_path = libraries(&java)?.join("*");
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("parts/opensearch/Node.java");
@@ -149,7 +161,7 @@ impl OpenSearch {
         ];
         arguments.extend(self.settings.iter().cloned());
         let mut server = Server::start("opensearch", &java.program, arguments, &self.folder)?;
-        let health = format!("{}/_cluster/health?wait_for_status=yellow&timeout=1s", self.url);
+        let health = format!("{}/_cluster/health?{condition}&timeout=1s", self.url);
         let check = async || {
             let answer = self.client.get(&health).send().await?;
             ensure!(answer.status().is_success(), "OpenSearch answers {}", answer.status());

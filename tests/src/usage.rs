@@ -30,6 +30,14 @@ impl Process {
         self.status("VmRSS:")
     }
 
+    /// Of it, pages of files, which the system drops when others need the memory: the program itself, and what it has mapped.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn file_bytes(self) -> Result<u64> {
+        self.status("RssFile:")
+    }
+
     /// The most it was.
     ///
     /// # Errors

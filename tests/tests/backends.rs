@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use reqwest::Method;
 use serde_json::{Map, Value, json};
 use shared::run;
 use tests::api_server::{ADMIN_TOKEN, ApiServer, Options};
@@ -294,6 +295,67 @@ fn a_backend_that_refuses_or_loses_answers_is_left_alone_as_long_as_it_asks() ->
         let backend = scene.backends().await?.pop().context("no backend")?;
         ensure!(backend["retries"].as_u64() > Some(0) && backend["rejected"] == 0, "{backend}");
         Ok(())
+    })
+}
+
+#[test]
+fn several_addresses_are_one_backend_and_any_of_them_will_do() -> Result<()> {
+    run(async || {
+        let scene = Scene::start().await?;
+        let mut gates = Vec::new();
+        for _ in 0..2 {
+            gates.push(Gate::open_plain(&scene.node.url, scene.stage.folder(), Lock::Open).await?);
+        }
+        let mut both = registry("both", &[], &["v1/ConfigMap"]);
+        let addresses: Vec<&str> = gates.iter().map(|gate| gate.url.as_str()).collect();
+        both["spec"]["backendStore"] = json!({ "openSearch": { "addresses": addresses } });
+        scene.stage.kubectl()?.apply(&both.to_string()).await?;
+        scene.has(&scene.node, MAPS).await?;
+        ensure!(gates.iter().all(|gate| gate.passed() > 0), "both are asked");
+        for round in 0..6 {
+            // What it was asked may be done or not.
+            gates[round % 2].trouble([Trouble::LoseAnswer, Trouble::LoseAnswer]);
+            scene.map(&format!("of-{round}"), "either").await?;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        scene.has(&scene.node, MAPS + 6).await?;
+        assert_eq!(scene.backends().await?.len(), 1);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_document_that_is_refused_is_told_logged_and_sent_once_more_out_of_the_log() -> Result<()> {
+    run(async || {
+        let folder = tempfile::tempdir()?;
+        let log = folder.path().join("refused.ndjson").display().to_string();
+        let scene = Scene::start_with(&[&format!("--opensearch-dead-letters={log}")]).await?;
+        scene.send("sent", &scene.node.url, None).await?;
+        scene.has(&scene.node, MAPS).await?;
+        // Somebody wants names to be numbers.
+        let number = |lenient: bool| {
+            let number = json!({ "type": "long", "ignore_malformed": lenient });
+            json!({ "properties": { "name": { "type": "keyword", "fields": { "number": number } } } })
+        };
+        let mapping = format!("{OBJECTS}/_mapping");
+        scene.node.ask(Method::PUT, &mapping, Some(number(false))).await?;
+        scene.map("4711", "taken").await?;
+        scene.map("refused", "not taken").await?;
+        scene.has(&scene.node, MAPS + 1).await?;
+        eventually(SOON, async || {
+            let backend = scene.backends().await?.pop().context("no backend")?;
+            ensure!(backend["rejected"].as_u64() > Some(0), "{backend}");
+            let letters = std::fs::read_to_string(&log)?;
+            ensure!(letters.contains("/team-000/refused") && letters.contains("mapper_parsing"), "{letters}");
+            Ok(())
+        })
+        .await?;
+        scene.node.ask(Method::PUT, &mapping, Some(number(true))).await?;
+        let words = ["backend", "replay", "--file", &log, &scene.node.url];
+        let replayed = std::process::Command::new(program()?).args(words).output()?;
+        let told = String::from_utf8(replayed.stdout)?;
+        ensure!(replayed.status.success() && told.starts_with("1 taken"), "{told}");
+        scene.has(&scene.node, MAPS + 2).await
     })
 }
 

@@ -86,6 +86,20 @@ async fn sent() -> Result<(Estate, OpenSearch, TempDir)> {
     Ok((estate, node, folder))
 }
 
+/// The estate's objects are years old; what changes is shown of the last days.
+async fn roll_out_today(estate: &Estate, node: &OpenSearch) -> Result<()> {
+    let metadata =
+        json!({ "name": "today", "namespace": "default", "creationTimestamp": jiff::Timestamp::now().to_string() });
+    let deployment = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": {} });
+    std::fs::write(estate.file("pegasus", "today.yaml"), deployment.to_string())?;
+    eventually(Duration::from_secs(60), async || {
+        let found = node.documents("fleetglass-objects").await?.len();
+        ensure!(found == OBJECTS + 1, "{found} documents");
+        Ok(())
+    })
+    .await
+}
+
 /// What a panel or a search asks, and what it must not find empty.
 fn question(object: &Value) -> Result<Value> {
     let mut body = json!({ "size": 0, "track_total_hits": true, "query": query(object)? });
@@ -112,23 +126,30 @@ fn check(title: &str, answer: &Value) -> Result<()> {
 fn every_panel_of_every_board_shows_something_of_the_demos_estate() -> Result<()> {
     run(async || {
         let (estate, node, _folder) = sent().await?;
+        roll_out_today(&estate, &node).await?;
         let told = estate.fleetglass(&["dashboards"])?;
         assert_eq!(told.code, Some(0), "{}", told.complaints);
         let objects: Vec<Value> = told.output.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
         let id = |object: &Value| (object["type"].to_string(), object["id"].to_string());
-        let titles: BTreeMap<_, _> =
-            objects.iter().map(|object| (id(object), &object["attributes"]["title"])).collect();
+        let attributes: BTreeMap<_, _> = objects.iter().map(|object| (id(object), &object["attributes"])).collect();
+        let timed = attributes.values().find(|board| board["timeRestore"] == true).context("no board over time")?;
         let shown = objects.iter().filter(|object| matches!(object["type"].as_str(), Some("visualization" | "search")));
-        let mut asked = 0;
+        let (mut asked, mut over_time) = (0, 0);
         for object in shown {
             let title = object["attributes"]["title"].as_str().context("no title")?;
-            let pattern =
-                titles.get(&id(&object["references"][0])).and_then(|title| title.as_str()).context("no pattern")?;
-            let answer = node.ask(Method::POST, &format!("{pattern}/_search"), Some(question(object)?)).await?;
+            let pattern = attributes.get(&id(&object["references"][0])).context("no pattern")?;
+            let mut body = question(object)?;
+            if let Some(time) = pattern["timeFieldName"].as_str() {
+                let span = json!({ "range": { time: { "gte": timed["timeFrom"], "lte": timed["timeTo"] } } });
+                body["query"] = json!({ "bool": { "must": body["query"], "filter": span } });
+                over_time += 1;
+            }
+            let name = pattern["title"].as_str().context("a pattern without a title")?;
+            let answer = node.ask(Method::POST, &format!("{name}/_search"), Some(body)).await?;
             check(title, &answer)?;
             asked += 1;
         }
-        assert_eq!(asked, 41);
+        assert_eq!((asked, over_time), (41, 5));
         estate.stop()
     })
 }
@@ -140,7 +161,9 @@ fn a_check_tells_on_one_page_what_is_wrong_with_a_backend() -> Result<()> {
         let checked = estate.fleetglass(&["backend", "check", &node.url])?;
         assert_eq!(checked.code, Some(0), "{}{}", checked.output, checked.complaints);
         ensure!(
-            checked.output.contains("119 of 2 clusters") && checked.output.contains("permitted"),
+            checked.output.contains("119 of 2 clusters")
+                && checked.output.contains("writing to fleetglass-objects is permitted")
+                && checked.output.contains("writing to fleetglass-status is permitted"),
             "{}",
             checked.output
         );

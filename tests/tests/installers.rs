@@ -121,6 +121,8 @@ fn a_real_api_server_takes_every_form_of_the_chart() -> Result<()> {
                 "parts.controlPlane=true",
                 "controlPlane.caBundle=Cg==",
                 "controlPlane.readers={a,b}",
+                "controlPlane.backendSecrets[0].namespace=karmada-system",
+                "controlPlane.backendSecrets[0].name=opensearch",
             ],
         ];
         for form in forms {

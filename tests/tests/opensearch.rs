@@ -4,7 +4,7 @@
 mod shared;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use reqwest::Method;
@@ -18,11 +18,14 @@ use tests::kubectl::Kubectl;
 use tests::opensearch::OpenSearch;
 use tests::process::Sweeper;
 use tests::stage::{Plan, Stage};
+use tests::usage::Process;
 use tests::workloads::{Application, Filler};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 /// Within this time documents follow.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(90);
+/// How long an outage lasts that is no moment's.
+const MINUTES: Duration = Duration::from_secs(125);
 const STATUS: &str = "/apis/search.karmada.io/v1alpha1/search/status";
 /// Where the program keeps its documents.
 const OBJECTS: &str = "fleetglass-objects";
@@ -162,6 +165,12 @@ impl Scene {
             kubectl.run(&words).await?;
         }
         Ok(())
+    }
+
+    /// Which shards the node may open.
+    async fn allocate(&self, which: &str) -> Result<()> {
+        let settings = json!({ "persistent": { "cluster.routing.allocation.enable": which } });
+        self.node.ask(Method::PUT, "_cluster/settings", Some(settings)).await.map(drop)
     }
 
     async fn clean_up(&self, member: &str) -> Result<()> {
@@ -355,6 +364,56 @@ fn a_node_that_is_away_is_told_of_and_made_up_for() -> Result<()> {
         scene.says("away", &["True Synced"]).await?;
         scene.clean_up("member1").await?;
         scene.withdraw("away").await
+    })
+}
+
+#[test]
+fn an_outage_of_minutes_and_a_red_index_are_made_up_for() -> Result<()> {
+    run(async || {
+        let mut scene = scene().await?;
+        scene.send("away", &BOTH).await?;
+        scene.converges(&BOTH).await?;
+        scene.allocate("none").await?;
+        scene.node.kill();
+        let killed = Instant::now();
+        scene.churn("member1", 4).await?;
+        scene.says("away", &["False BackendFailing", "does not answer"]).await?;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        scene.node.restart_as_it_is().await?;
+        scene.churn("member2", 4).await?;
+        scene.says("away", &["False BackendFailing"]).await?;
+        tokio::time::sleep(MINUTES.saturating_sub(killed.elapsed())).await;
+        let health = scene.node.ask(Method::GET, "_cluster/health", None).await?;
+        assert_eq!(health["status"], "red");
+        scene.allocate("all").await?;
+        scene.converges(&BOTH).await?;
+        scene.says("away", &["True Synced"]).await?;
+        scene.clean_up("member1").await?;
+        scene.clean_up("member2").await?;
+        scene.withdraw("away").await
+    })
+}
+
+#[test]
+fn who_may_not_write_waits_and_does_not_turn_in_circles() -> Result<()> {
+    run(async || {
+        let scene = scene().await?;
+        scene.send("blocked", &BOTH).await?;
+        scene.converges(&BOTH).await?;
+        let block = |is_blocked: bool| json!({ "index.blocks.write": is_blocked });
+        let settings = format!("{OBJECTS}/_settings");
+        scene.node.ask(Method::PUT, &settings, Some(block(true))).await?;
+        scene.churn("member1", 1).await?;
+        scene.says("blocked", &["False BackendFailing"]).await?;
+        let process = Process(scene.stage.fleetglass()?.pid());
+        let (before, begun) = (process.cpu()?, Instant::now());
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        let used = process.cpu()? - before;
+        ensure!(used < begun.elapsed() / 2, "{used:?} of processor time while nothing can be done");
+        scene.node.ask(Method::PUT, &settings, Some(block(false))).await?;
+        scene.converges(&BOTH).await?;
+        scene.clean_up("member1").await?;
+        scene.withdraw("blocked").await
     })
 }
 

@@ -2,13 +2,14 @@
 
 mod shared;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use shared::{on_stage, run};
+use tests::api_server::ADMIN_TOKEN;
 use tests::etcd::Etcd;
 use tests::eventually;
 use tests::fleetglass::program;
@@ -289,6 +290,59 @@ fn members_from_kubeconfig_contexts_need_no_control_plane() -> Result<()> {
             .await?;
         kubectl.apply(&registry("pods", &[], &["v1/Pod"]).to_string()).await?;
         eventually(Duration::from_secs(60), async || {
+            let pods = kubectl.raw(&format!("{}/api/v1/pods", shared::CACHE)).await?;
+            ensure!(shared::origins(&pods) == ["member1/app-000-00000"], "{pods}");
+            Ok(())
+        })
+        .await
+    })
+}
+
+/// A plugin that prints the token in a file, and a kubeconfig that names it.
+fn with_plugin(kubeconfig: &Path, folder: &Path) -> Result<PathBuf> {
+    let (token, plugin, path) = (folder.join("token"), folder.join("plugin"), folder.join("with-plugin"));
+    let credential =
+        r#"{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"%s"}}"#;
+    let script = format!("#!/bin/sh\nprintf '{credential}' \"$(cat {})\"\n", token.display());
+    std::fs::write(&plugin, script)?;
+    std::fs::set_permissions(&plugin, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    let mut config: Value = serde_yaml::from_str(&std::fs::read_to_string(kubeconfig)?)?;
+    let exec =
+        json!({ "apiVersion": "client.authentication.k8s.io/v1", "command": plugin, "interactiveMode": "Never" });
+    config["users"][0]["user"] = json!({ "exec": exec });
+    std::fs::write(&path, config.to_string())?;
+    Ok(path)
+}
+
+#[test]
+fn a_plugin_whose_credentials_are_refused_is_asked_for_new_ones() -> Result<()> {
+    run(async || {
+        let stage =
+            Stage::start(&Plan { members: 1, applications: 1, pods: 1, fleetglass: false, ..Plan::default() }).await?;
+        let member = stage.members.first().context("no member")?.kubectl()?;
+        let folder = tempfile::tempdir()?;
+        std::fs::write(folder.path().join("token"), "expired")?;
+        let arguments = [
+            "serve".to_owned(),
+            "--members=contexts:member1".to_owned(),
+            format!("--kubeconfig={}", with_plugin(member.kubeconfig(), folder.path())?.display()),
+            format!("--data-dir={}", folder.path().display()),
+            format!("--secure-port={}", free_port()?),
+        ];
+        let mut server = Server::start("contexts", &program()?, arguments, folder.path())?;
+        let kubectl = Kubectl::new(&folder.path().join("kubeconfig"));
+        server
+            .until(Duration::from_secs(60), async || kubectl.run(&["get", "--raw", "/readyz"]).await.map(drop))
+            .await?;
+        kubectl.apply(&registry("pods", &[], &["v1/Pod"]).to_string()).await?;
+        eventually(Duration::from_secs(60), async || {
+            let status = kubectl.raw("/apis/search.karmada.io/v1alpha1/search/status").await?.to_string();
+            ensure!(status.contains("401"), "{status}");
+            Ok(())
+        })
+        .await?;
+        std::fs::write(folder.path().join("token"), ADMIN_TOKEN)?;
+        eventually(Duration::from_secs(120), async || {
             let pods = kubectl.raw(&format!("{}/api/v1/pods", shared::CACHE)).await?;
             ensure!(shared::origins(&pods) == ["member1/app-000-00000"], "{pods}");
             Ok(())

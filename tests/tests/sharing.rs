@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use shared::{CACHE, origins, run};
+use shared::{CACHE, run};
 use tests::eventually;
 use tests::fleetglass::{Fleetglass, program, serve_arguments, serving_pair};
 use tests::karmada::registry;
@@ -104,24 +104,39 @@ impl Scene {
     async fn shows_what_there_is(&self) -> Result<()> {
         eventually(TAKEN_OVER, async || {
             for path in ["api/v1/configmaps", "apis/apps/v1/deployments"] {
-                let mut live = Vec::new();
+                let mut live = BTreeMap::new();
                 for member in &self.stage.members {
                     let list = member.kubectl()?.raw(&format!("/{path}")).await?;
-                    let items = list["items"].as_array().cloned().unwrap_or_default();
-                    let name = |item: &Value| {
-                        format!("{}/{}", member.name, item["metadata"]["name"].as_str().unwrap_or_default())
-                    };
-                    live.extend(items.iter().map(name));
+                    live.extend(items(&list).iter().map(|item| (key(&member.name, item), state(item))));
                 }
-                let mut shown = origins(&self.stage.kubectl()?.raw(&format!("{CACHE}/{path}")).await?);
-                live.sort();
-                shown.sort();
+                let list = self.stage.kubectl()?.raw(&format!("{CACHE}/{path}")).await?;
+                let cluster = |item: &Value| {
+                    let annotation = &item["metadata"]["annotations"]["resource.karmada.io/cached-from-cluster"];
+                    annotation.as_str().unwrap_or_default().to_owned()
+                };
+                let shown: BTreeMap<String, Value> =
+                    items(&list).iter().map(|item| (key(&cluster(item), item), state(item))).collect();
+                ensure!(shown.len() == items(&list).len(), "{path}: something is shown twice");
                 ensure!(shown == live, "{path}: {shown:?} and not {live:?}");
             }
             Ok(())
         })
         .await
     }
+}
+
+fn items(list: &Value) -> &[Value] {
+    list["items"].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn key(cluster: &str, item: &Value) -> String {
+    let metadata = &item["metadata"];
+    format!("{cluster}/{}/{}", metadata["namespace"], metadata["name"])
+}
+
+/// Which object it is, and in which state.
+fn state(item: &Value) -> Value {
+    json!([item["metadata"]["uid"], item["data"], item["spec"], item["status"]])
 }
 
 #[test]
@@ -161,6 +176,11 @@ fn writers_and_readers_are_killed_one_after_the_other_and_nothing_is_lost() -> R
         scene.kill("reader 1")?;
         scene.ask_through("reader 2").await?;
         scene.churn(5).await?;
+
+        scene.restart("reader 1").await?;
+        scene.kill("reader 2")?;
+        scene.ask_through("reader 1").await?;
+        scene.churn(6).await?;
         assert_eq!(scene.node.count(OBJECTS, deployments).await?, expected);
         // Writers tell readers every few seconds how well clusters are followed.
         eventually(TAKEN_OVER, async || {

@@ -59,8 +59,8 @@ pub(super) enum Outcome {
     Done,
     /// The backend has something of a later version, which is this one where it says so.
     Conflict(Option<u64>),
-    /// It could not be done now.
-    Again(String),
+    /// It could not be done now; where the backend was busy, whatever it was.
+    Again { reason: String, is_busy: bool },
     /// It will never be done so.
     Rejected(String),
 }
@@ -312,7 +312,8 @@ pub(super) async fn send_to(
     actions: usize,
 ) -> Result<Vec<Outcome>, BackendError> {
     // Without the alias nothing is written: an index that a write made by itself would have no mapping.
-    let parameters = [("require_alias", "true"), ("filter_path", "items.*.status,items.*.error")];
+    // An index that is red says so before we take it for an answer that doesn't come.
+    let parameters = [("require_alias", "true"), ("timeout", "30s"), ("filter_path", "items.*.status,items.*.error")];
     let request = Request::new(Method::Post, path).with(&parameters).zipped_lines(body);
     let answer: Answer = client.ask(request).await?;
     if answer.items.len() != actions {
@@ -339,7 +340,7 @@ impl AnsweredItem {
             409 => Outcome::Conflict(error.and_then(|error| current_version(error.reason.as_deref()?))),
             400..500 if is_about_document => Outcome::Rejected(text()),
             // Busy, starting, closed, without the shard or the index: none of it is the document's fault.
-            _ => Outcome::Again(text()),
+            _ => Outcome::Again { reason: text(), is_busy: matches!(status, 429 | 502..=504) },
         }
     }
 }
@@ -366,14 +367,14 @@ mod tests {
             "reason":"[2]: version conflict, current version [9] is higher than the one provided [7]"}}}"#;
         assert_eq!(outcome(conflict), Outcome::Conflict(Some(9)));
         let busy = r#"{"index":{"status":429,"error":{"type":"rejected_execution_exception","reason":"queue"}}}"#;
-        assert!(matches!(outcome(busy), Outcome::Again(reason) if reason.contains("queue")));
+        assert!(matches!(outcome(busy), Outcome::Again { reason, is_busy: true } if reason.contains("queue")));
         let gone = r#"{"delete":{"status":404,"error":{"type":"index_not_found_exception","reason":"no such index"}}}"#;
-        assert!(matches!(outcome(gone), Outcome::Again(_)));
+        assert!(matches!(outcome(gone), Outcome::Again { is_busy: false, .. }));
         let closed = r#"{"index":{"status":400,"error":{"type":"index_closed_exception","reason":"closed"}}}"#;
-        assert!(matches!(outcome(closed), Outcome::Again(_)));
+        assert!(matches!(outcome(closed), Outcome::Again { is_busy: false, .. }));
         let nowhere = r#"{"index":{"status":400,"error":{"type":"illegal_argument_exception",
             "reason":"no write index is defined for alias [fleetglass-objects]"}}}"#;
-        assert!(matches!(outcome(nowhere), Outcome::Again(_)));
+        assert!(matches!(outcome(nowhere), Outcome::Again { is_busy: false, .. }));
         let bad = r#"{"index":{"status":400,"error":{"type":"mapper_parsing_exception","reason":"failed to parse",
             "caused_by":{"type":"illegal_argument_exception","reason":"immense term"}}}}"#;
         assert!(matches!(outcome(bad), Outcome::Rejected(reason) if reason.contains("immense term")));

@@ -13,6 +13,7 @@ use super::BackendError;
 use super::bulk;
 use super::client::{Client, Request};
 use super::layout::{self, Layout};
+use super::reports;
 use super::target::{SecretData, Target};
 use crate::plan::BackendReference;
 
@@ -54,10 +55,16 @@ impl Report {
     }
 }
 
-/// Looks over the backend that a registry names. Credentials are those of its Secret, if it has one.
-pub async fn check(reference: &BackendReference, secret: Option<&SecretData>, prefix: &str) -> Vec<Finding> {
+/// Looks over the backend that a registry names. Credentials are those of its Secret, if it has one; over http they go only where
+/// that is allowed.
+pub async fn check(
+    reference: &BackendReference,
+    secret: Option<&SecretData>,
+    prefix: &str,
+    may_be_plain: bool,
+) -> Vec<Finding> {
     let mut report = Report::default();
-    match Target::new(reference, secret, true) {
+    match Target::new(reference, secret, may_be_plain) {
         Err(error) => report.add("address", Verdict::Wrong, error.to_string()),
         Ok(target) => check_target(&target, prefix, &mut report).await,
     }
@@ -140,7 +147,8 @@ async fn check_index(client: &Client, layout: &Layout, report: &mut Report) {
     report.add("index", Verdict::Fine, format!("{} leads to {}", layout.alias, present.join(", ")));
     check_blocks(client, index, report).await;
     check_documents(client, &layout.alias, report).await;
-    check_writing(client, &layout.alias, report).await;
+    check_writing(client, ("writing", &layout.alias), report).await;
+    check_writing(client, ("reports", &reports::alias_of(&layout.alias)), report).await;
 }
 
 async fn check_blocks(client: &Client, index: &str, report: &mut Report) {
@@ -172,19 +180,19 @@ async fn check_documents(client: &Client, alias: &str, report: &mut Report) {
 }
 
 /// Whether one may write: a deletion of what is not there changes nothing.
-async fn check_writing(client: &Client, alias: &str, report: &mut Report) {
+async fn check_writing(client: &Client, (subject, alias): (&'static str, &str), report: &mut Report) {
     let body = match bulk::zipped(b"{\"delete\":{\"_id\":\"fleetglass backend check\"}}\n") {
         Ok(body) => body,
-        Err(error) => return report.add_error("writing", &error),
+        Err(error) => return report.add_error(subject, &error),
     };
     match bulk::send(client, alias, Bytes::clone(&body), 1).await {
-        Err(error) => report.add("writing", Verdict::Wrong, error.to_string()),
+        Err(error) => report.add(subject, Verdict::Wrong, error.to_string()),
         Ok(outcomes) => match outcomes.first() {
-            Some(bulk::Outcome::Done) => report.add("writing", Verdict::Fine, "permitted"),
-            Some(bulk::Outcome::Again(reason) | bulk::Outcome::Rejected(reason)) => {
-                report.add("writing", Verdict::Wrong, reason.clone());
+            Some(bulk::Outcome::Done) => report.add(subject, Verdict::Fine, format!("writing to {alias} is permitted")),
+            Some(bulk::Outcome::Again { reason, .. } | bulk::Outcome::Rejected(reason)) => {
+                report.add(subject, Verdict::Wrong, format!("{alias}: {reason}"));
             }
-            Some(bulk::Outcome::Conflict(_)) | None => report.add("writing", Verdict::Doubtful, "no clear answer"),
+            Some(bulk::Outcome::Conflict(_)) | None => report.add(subject, Verdict::Doubtful, "no clear answer"),
         },
     }
 }

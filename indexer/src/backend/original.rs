@@ -88,7 +88,7 @@ async fn write(client: &Client, body: Bytes, actions: usize) -> Result<(), Backe
             // Of clusters that were cloned, objects have the same UID: there is room for one of them, as there was.
             Outcome::Done | Outcome::Conflict(_) => {}
             Outcome::Rejected(reason) => (refused, why) = (refused + 1, reason),
-            Outcome::Again(reason) => return Err(BackendError::Unsuitable(reason)),
+            Outcome::Again { reason, .. } => return Err(BackendError::Unsuitable(reason)),
         }
     }
     if refused > 0 {

@@ -195,10 +195,11 @@ impl Queue {
         self.delayed.len()
     }
 
-    /// Since when the oldest item is on its way.
+    /// Since when the oldest item is on its way; one that was refused for now is.
     pub(super) fn oldest(&self) -> Option<Instant> {
         let waiting = self.order.front().and_then(|id| self.waiting.get(id)).map(|item| item.since);
-        self.in_flight.values().map(|(since, _)| *since).chain(waiting).min()
+        let delayed = self.delayed.values().map(|(_, item)| item.since);
+        self.in_flight.values().map(|(since, _)| *since).chain(waiting).chain(delayed).min()
     }
 }
 
@@ -228,6 +229,14 @@ mod tests {
         assert_eq!(queue.len(), 2, "what is being written is not done");
         taken.iter().for_each(|item| queue.settle(&item.id));
         assert_eq!((queue.len(), queue.oldest()), (0, None));
+    }
+
+    #[test]
+    fn what_was_refused_for_now_is_still_on_its_way() {
+        let mut queue = Queue::default();
+        let refused = item("a");
+        queue.delay(refused.clone(), Duration::from_secs(60));
+        assert_eq!(queue.oldest(), Some(refused.since));
     }
 
     #[test]

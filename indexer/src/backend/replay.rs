@@ -45,7 +45,7 @@ struct Written {
 }
 
 /// Sends the documents of a log to the backend that a registry names. Of a document that was refused several times, the last one
-/// counts.
+/// counts. Credentials go over http only where that is allowed.
 ///
 /// # Errors
 /// If the backend can't be used, or a line is none of the log.
@@ -54,9 +54,9 @@ pub async fn replay(
     secret: Option<&SecretData>,
     prefix: &str,
     log: &str,
+    may_be_plain: bool,
 ) -> Result<Replayed, BackendError> {
-    let target = Target::new(reference, secret, true)?;
-    target.check_http()?;
+    let target = Target::new(reference, secret, may_be_plain)?;
     let client = Client::new(&target)?;
     layout::identify(&client).await?;
     let alias = Layout::new(prefix).alias;
@@ -97,7 +97,7 @@ async fn send(
         match outcome {
             Outcome::Done => replayed.taken += 1,
             Outcome::Conflict(_) => replayed.outdated += 1,
-            Outcome::Again(reason) | Outcome::Rejected(reason) => replayed.refused.push((id.clone(), reason)),
+            Outcome::Again { reason, .. } | Outcome::Rejected(reason) => replayed.refused.push((id.clone(), reason)),
         }
     }
     Ok(())

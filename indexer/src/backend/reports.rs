@@ -30,6 +30,8 @@ use crate::supervise::Overview;
 
 /// How often a writer looks whether something has changed.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long nothing is reported after that has failed.
+const RETRY: Duration = Duration::from_secs(10);
 /// How often a report is written though nothing has.
 const RENEWED: Duration = Duration::from_secs(20);
 /// A report older than this tells that nobody follows the cluster any more.
@@ -71,7 +73,7 @@ enum Standing {
 }
 
 /// The alias beside that of the objects.
-fn alias_of(objects: &str) -> String {
+pub(super) fn alias_of(objects: &str) -> String {
     format!("{}-status", objects.strip_suffix("-objects").unwrap_or(objects))
 }
 
@@ -83,6 +85,7 @@ pub(super) struct Reporter {
     /// What was written last; none if it isn't known what is there.
     written: Option<Reported>,
     due: Instant,
+    has_failed: bool,
 }
 
 type Reported = BTreeMap<ClusterName, ClusterReport>;
@@ -99,12 +102,22 @@ pub(super) struct Report {
 
 impl Reporter {
     pub(super) fn new(cache: Arc<Cache>, overview: watch::Receiver<Arc<Overview>>) -> Self {
-        Self { cache, overview, written: None, due: Instant::now() }
+        Self { cache, overview, written: None, due: Instant::now(), has_failed: false }
     }
 
     /// What is there has to be found out.
     pub(super) fn forget(&mut self) {
         (self.written, self.due) = (None, Instant::now());
+    }
+
+    /// What was to be written was not.
+    pub(super) fn fail(&mut self) {
+        (self.written, self.due, self.has_failed) = (None, Instant::now() + RETRY, true);
+    }
+
+    /// Whether that was the last time.
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed
     }
 
     /// When to look again.
@@ -147,7 +160,7 @@ impl Reporter {
     }
 
     pub(super) fn note(&mut self, WrittenReports(written): WrittenReports) {
-        self.written = Some(written);
+        (self.written, self.has_failed) = (Some(written), false);
     }
 }
 
@@ -180,7 +193,7 @@ impl Report {
                 create(client, &alias).await?;
             }
             for outcome in bulk::send(client, &alias, lines.finish()?, count).await? {
-                if let Outcome::Again(reason) | Outcome::Rejected(reason) = outcome {
+                if let Outcome::Again { reason, .. } | Outcome::Rejected(reason) = outcome {
                     return Err(BackendError::Unsuitable(format!("{alias}: {reason}")));
                 }
             }

@@ -2,7 +2,8 @@
 //!
 //! The keys of a Secret are `username` (or `userName`) and `password`, or `token`, or `tls.crt` and `tls.key`, or `awsRegion`,
 //! `awsAccessKeyID` and `awsSecretAccessKey`; beside any of them `ca.crt` and `tlsServerName`. A Secret that lacks what it should have is an error:
-//! nobody is asked anonymously because a password is missing.
+//! nobody is asked anonymously because a password is missing. One that has anything else was made for something else, as those of
+//! service accounts and of clusters are: what it holds is sent to nobody, whoever names it in a registry.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,22 @@ use crate::plan::{BackendReference, SecretReference};
 /// The keys of a Secret that say whom to trust, not who asks.
 const AUTHORITY: &str = "ca.crt";
 const SERVER_NAME: &str = "tlsServerName";
+/// All that a Secret for a backend may have.
+const KEYS: [&str; 13] = [
+    AUTHORITY,
+    SERVER_NAME,
+    "username",
+    "userName",
+    "password",
+    "token",
+    "tls.crt",
+    "tls.key",
+    "awsRegion",
+    "awsService",
+    "awsAccessKeyID",
+    "awsSecretAccessKey",
+    "awsSessionToken",
+];
 
 /// Why a backend can't be asked at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -284,7 +301,13 @@ fn login_of(data: &SecretData) -> Result<Login, String> {
         },
     ];
     let mut logins = logins.into_iter().flatten();
+    let other = data.keys().find(|key| !KEYS.contains(&key.as_str()));
     match (logins.next(), logins.next()) {
+        // karmada-search takes a user's password out of any Secret.
+        (Some(login @ Login::Basic(..)), None) => Ok(login),
+        (Some(_), None) if let Some(other) = other => Err(format!(
+            "it has {other:?}, so it was made for something else than a backend: put what is meant into one of its own"
+        )),
         (Some(login), None) => Ok(login),
         // Anything else beside it was meant to be something.
         (None, _) if data.keys().all(|key| key == AUTHORITY || key == SERVER_NAME) && !data.is_empty() => {
@@ -354,6 +377,14 @@ mod tests {
         assert!(problem(&[("ca.crt", "pem"), ("username", ""), ("password", "")]).contains("no credentials"));
         assert!(problem(&[("ca.crt", "pem"), ("Username", "u"), ("Password", "p")]).contains("no credentials"));
         assert!(problem(&[("token", "a\nb")]).contains("control characters"));
+    }
+
+    #[test]
+    fn what_a_secret_of_a_service_account_or_a_cluster_holds_is_sent_to_nobody() {
+        let account = [("token", "t"), ("ca.crt", "pem"), ("namespace", "kube-system")];
+        assert!(problem(&account).contains("made for something else"));
+        assert!(problem(&[("token", "t"), ("caBundle", "pem")]).contains("caBundle"));
+        assert!(login(&[("username", "u"), ("password", "p"), ("note", "of ours")]).is_ok());
     }
 
     #[test]

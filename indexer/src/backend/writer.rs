@@ -272,7 +272,9 @@ impl Writer {
         let due = self.feeds.queue.next_due().filter(|_| may_ask);
         let paused =
             [self.writing.until, self.asking.until].into_iter().flatten().filter(|until| *until > Instant::now());
-        let reports = may_ask.then(|| self.reports.due());
+        // They are not written while nothing may be.
+        let reports =
+            may_ask.then(|| self.writing.until.map_or(self.reports.due(), |until| until.max(self.reports.due())));
         let asking = [due, reports, Some(self.compare_at)].into_iter().flatten().map(|wake| match self.asking.until {
             Some(until) => wake.max(until),
             None => wake,
@@ -407,14 +409,15 @@ impl Writer {
                 Err(error) => return Done::Unwritable(kept, error),
             };
             let began = Instant::now();
-            let result = match batch.actions.len() {
-                0 => Ok(Vec::new()),
-                actions => bulk::send(&client, &layout.alias, batch.body.clone(), actions).await,
+            // Before our own documents: those are what a later comparison goes by.
+            let original = match batch.original.take() {
+                Some(original) => original.send(&client, &originals).await,
+                None => Ok(()),
             };
-            // Sent again, what is there already stays as it is.
-            let result = match (result, batch.original.take()) {
-                (Ok(outcomes), Some(original)) => original.send(&client, &originals).await.map(|()| outcomes),
-                (result, _) => result,
+            let result = match (original, batch.actions.len()) {
+                (Err(error), _) => Err(error),
+                (Ok(()), 0) => Ok(Vec::new()),
+                (Ok(()), actions) => bulk::send(&client, &layout.alias, batch.body.clone(), actions).await,
             };
             Done::Written(Box::new(Written { batch, result, took: began.elapsed() }))
         });
@@ -482,8 +485,8 @@ impl Writer {
                 None
             }
             Done::Reported(Err(error)) => {
-                self.reports.forget();
-                Some(error)
+                self.note_unreported(&error);
+                return;
             }
             Done::Prepared(Err(error)) | Done::Leftovers(Err(error)) => Some(error),
             // Noted elsewhere.
@@ -503,6 +506,16 @@ impl Writer {
                 self.tell_failure(&error);
             }
         }
+    }
+
+    /// Objects don't wait for reports, unless the backend asks to be left alone.
+    fn note_unreported(&mut self, error: &BackendError) {
+        self.reports.fail();
+        if error.retry_after().is_some() {
+            self.asking.begin(error.retry_after());
+            self.writing.begin(error.retry_after());
+        }
+        self.tell_failure(error);
     }
 
     fn note_scanned(&mut self, comparison: Comparison, too_many: Vec<Item>) {
@@ -573,7 +586,8 @@ impl Writer {
     }
 
     fn tell_recovery(&self) {
-        if !self.writing.has_failed() && !self.asking.has_failed() && self.health.recover() {
+        let has_failed = self.writing.has_failed() || self.asking.has_failed() || self.reports.has_failed();
+        if !has_failed && self.health.recover() {
             info!(backend = self.name, "the backend can be used again");
         }
     }

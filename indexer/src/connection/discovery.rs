@@ -257,7 +257,10 @@ impl MemberConnection {
             for group_version in legacy_group_versions(document) {
                 let path = format!("{root}/{group_version}");
                 match self.get_small(&path, "application/json").await {
-                    Ok(body) => discovery.add_legacy(&group_version, serde_json::from_slice(&body)?),
+                    Ok(body) => match serde_json::from_slice(&body) {
+                        Ok(resources) => discovery.add_legacy(&group_version, resources),
+                        Err(_) => discovery.incomplete.push(group_version),
+                    },
                     Err(error) if error.status_code().is_some() => discovery.incomplete.push(group_version),
                     Err(error) => return Err(error),
                 }

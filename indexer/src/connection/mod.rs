@@ -19,7 +19,7 @@ use http::{Request, Response, header};
 use http_body_util::BodyExt;
 use kube::Client;
 use kube::client::Body;
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::{Mutex, OnceCell, Semaphore};
 use tokio::time::timeout;
 
 pub(crate) use discovery::columns_of;
@@ -36,6 +36,8 @@ const WATCHES_PER_CONNECTION: usize = 80;
 const UNUSED: Duration = Duration::from_secs(15);
 /// How long an answer may take to begin.
 const HEAD: Duration = Duration::from_secs(30);
+/// How long a plugin may take to tell credentials.
+const CREDENTIALS: Duration = Duration::from_secs(20);
 /// How long a new connection for watches may take.
 const WARM_UP: Duration = Duration::from_secs(10);
 /// How long an answer's body may pause.
@@ -64,6 +66,8 @@ struct Inner {
     access: Arc<ApiAccess>,
     requests: OnceCell<Client>,
     shards: Mutex<Vec<Shard>>,
+    /// Held while a client is made: what a plugin that hangs holds up is one thread.
+    making: Arc<Semaphore>,
     pace: Pace,
     streamed_lists: bool,
 }
@@ -90,6 +94,7 @@ impl MemberConnection {
             access: Arc::clone(access),
             requests: OnceCell::new(),
             shards: Mutex::default(),
+            making: Arc::new(Semaphore::new(1)),
             pace: Pace::new(limits),
             streamed_lists: limits.streamed_lists,
         }))
@@ -137,9 +142,16 @@ impl MemberConnection {
     /// A client of its own. Credential plugins may run for it, so it is made where blocking does no harm.
     async fn client(&self, unused_for: Option<Duration>) -> Result<Client, ConnectionError> {
         let access = Arc::clone(&self.0.access);
-        tokio::task::spawn_blocking(move || transport::client(&access, unused_for))
-            .await
-            .map_err(|error| ConnectionError::Settings(error.to_string()))?
+        let made = async {
+            let permit = Arc::clone(&self.0.making).acquire_owned().await;
+            let making = tokio::task::spawn_blocking(move || {
+                let _held = permit;
+                transport::client(&access, unused_for)
+            });
+            making.await.map_err(|error| ConnectionError::Settings(error.to_string()))?
+        };
+        let timed_out = |_| ConnectionError::Timeout { what: "the credentials", after: CREDENTIALS };
+        timeout(CREDENTIALS, made).await.map_err(timed_out)?
     }
 
     /// A place on a connection that has one. A new connection is made by one watch alone while the others wait: asked by

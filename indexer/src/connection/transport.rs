@@ -25,6 +25,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Pings that notice a connection whose other end is gone without a word.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_ANSWER: Duration = Duration::from_secs(15);
+/// The same, of TCP: how often it is tried before a connection is given up.
+const KEEPALIVE: (Duration, u32) = (Duration::from_secs(5), 3);
 /// What a member may send ahead on one stream, and on all of a connection, so that one that is read slowly does not stall the
 /// others. It lies in memory: there may be a thousand members.
 const STREAM_WINDOW: u32 = 512 << 10;
@@ -40,6 +42,10 @@ pub(super) fn client(access: &ApiAccess, unused_for: Option<Duration>) -> Result
     http.enforce_http(false);
     http.set_nodelay(true);
     http.set_connect_timeout(Some(CONNECT));
+    // What speaks HTTP/1.1 has no pings of its own.
+    http.set_keepalive(Some(PING_EVERY));
+    http.set_keepalive_interval(Some(KEEPALIVE.0));
+    http.set_keepalive_retries(Some(KEEPALIVE.1));
     match config.proxy_url.as_ref().map(|proxy| (proxy, proxy.scheme_str())) {
         None => over(http, config, unused_for),
         Some((proxy, Some("socks5"))) => {

@@ -45,10 +45,10 @@ pub async fn start(
             match read(path.as_deref()) {
                 Ok(kubeconfig) => {
                     let present = members(&kubeconfig, &names).await;
-                    if fingerprints(&present) != fingerprints(&sender.borrow()) {
+                    if present != **sender.borrow() {
                         info!("the kubeconfig changed");
-                        sender.send_replace(Arc::new(present));
                     }
+                    super::tell(&sender, present);
                 }
                 Err(error) => warn!(%error, "keeping the members as they were"),
             }
@@ -112,15 +112,6 @@ fn check_names(kubeconfig: &Kubeconfig, names: &[String]) -> Result<(), SourceEr
         Some(name) => Err(SourceError::UnknownContext { name: name.clone(), known: known.join(", ") }),
         None => Ok(()),
     }
-}
-
-fn fingerprints(set: &MemberSet) -> Vec<Result<u64, String>> {
-    let of = |member: &Member| match &member.access {
-        MemberAccess::Api(access) => Ok(access.fingerprint),
-        MemberAccess::Unusable(reason) => Err(reason.clone()),
-        MemberAccess::Snapshot(_) => Ok(0),
-    };
-    set.members.values().map(of).collect()
 }
 
 async fn members(kubeconfig: &Kubeconfig, names: &[String]) -> MemberSet {

@@ -179,8 +179,16 @@ impl KarmadaSource {
 
     fn apply_secret(&mut self, change: SecretChange) {
         match change {
-            SecretChange::Set(reference, Some(credentials)) => drop(self.secrets.insert(reference, credentials)),
-            SecretChange::Set(reference, None) => drop(self.secrets.remove(&reference)),
+            SecretChange::Set(reference, credentials) => {
+                // The watch goes on.
+                if let Some(watch) = self.namespaces.get_mut(&reference.namespace) {
+                    watch.failure = None;
+                }
+                match credentials {
+                    Some(credentials) => drop(self.secrets.insert(reference, credentials)),
+                    None => drop(self.secrets.remove(&reference)),
+                }
+            }
             SecretChange::Listed(namespace, secrets) => {
                 self.secrets.retain(|reference, _| reference.namespace != namespace);
                 if let Some(watch) = self.namespaces.get_mut(&namespace) {
@@ -232,7 +240,7 @@ impl KarmadaSource {
             .map(|cluster| self.member(cluster))
             .map(|member| (member.name.clone(), member))
             .collect();
-        self.members.send_replace(Arc::new(MemberSet { members, loaded: true, ..MemberSet::default() }));
+        super::tell(&self.members, MemberSet { members, loaded: true, ..MemberSet::default() });
     }
 
     fn member(&self, cluster: &DynamicObject) -> Member {

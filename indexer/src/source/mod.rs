@@ -26,7 +26,7 @@ use crate::resource::ClusterName;
 use crate::shard::Shards;
 
 /// The members of one or all sources.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MemberSet {
     /// Each member by its name.
     pub members: BTreeMap<ClusterName, Member>,
@@ -69,7 +69,7 @@ pub fn merge(mut sources: Vec<watch::Receiver<Arc<MemberSet>>>) -> watch::Receiv
     tokio::spawn(async move {
         let (mut ended, mut told) = (BTreeSet::new(), BTreeSet::new());
         loop {
-            sender.send_replace(Arc::new(merged(&mut sources, &mut told)));
+            tell(&sender, merged(&mut sources, &mut told));
             let alive = sources.iter_mut().enumerate().filter(|(number, _)| !ended.contains(number));
             let changes: Vec<_> =
                 alive.map(|(number, source)| Box::pin(async move { (number, source.changed().await) })).collect();
@@ -84,6 +84,17 @@ pub fn merge(mut sources: Vec<watch::Receiver<Arc<MemberSet>>>) -> watch::Receiv
         }
     });
     receiver
+}
+
+/// Tells the members, unless they are as they were: whoever is told plans anew.
+fn tell(members: &watch::Sender<Arc<MemberSet>>, present: MemberSet) {
+    members.send_if_modified(|known| {
+        let is_news = **known != present;
+        if is_news {
+            *known = Arc::new(present);
+        }
+        is_news
+    });
 }
 
 fn merged(sources: &mut [watch::Receiver<Arc<MemberSet>>], told: &mut BTreeSet<ClusterName>) -> MemberSet {
@@ -124,7 +135,37 @@ pub(crate) fn access(config: Config, proxy_headers: Vec<(HeaderName, HeaderValue
     for path in [&auth.client_certificate, &auth.client_key].into_iter().flatten() {
         std::fs::read(path).ok().hash(&mut hasher);
     }
-    (&auth.impersonate, &auth.impersonate_groups).hash(&mut hasher);
+    (&auth.impersonate, &auth.impersonate_uid, &auth.impersonate_groups).hash(&mut hasher);
+    auth.impersonate_user_extra.iter().flatten().collect::<BTreeMap<_, _>>().hash(&mut hasher);
+    let provider = auth.auth_provider.as_ref();
+    provider.map(|provider| (&provider.name, provider.config.iter().collect::<BTreeMap<_, _>>())).hash(&mut hasher);
     auth.exec.as_ref().map(|exec| format!("{:?} {:?} {:?}", exec.command, exec.args, exec.env)).hash(&mut hasher);
     Arc::new(ApiAccess { fingerprint: hasher.finish(), config, proxy_headers })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_that_are_as_they_were_are_told_to_nobody() {
+        let (sender, mut receiver) = watch::channel(Arc::default());
+        let set = |token: &str| {
+            let mut config = Config::new(http::Uri::from_static("https://127.0.0.1:1"));
+            config.auth_info.token = Some(token.to_owned().into());
+            let member = Member {
+                name: "m1".into(),
+                labels: BTreeMap::new(),
+                location: crate::member::Location::default(),
+                health: crate::member::MemberHealth::Ready,
+                access: crate::member::MemberAccess::Api(access(config, Vec::new())),
+            };
+            MemberSet { members: [(member.name.clone(), member)].into(), loaded: true, ..MemberSet::default() }
+        };
+        for (token, is_news) in [("first", true), ("first", false), ("second", true)] {
+            tell(&sender, set(token));
+            assert_eq!(receiver.has_changed().unwrap(), is_news, "{token}");
+            receiver.mark_unchanged();
+        }
+    }
 }

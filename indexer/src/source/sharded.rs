@@ -17,7 +17,7 @@ pub fn sharded(
         loop {
             let held = shards.borrow_and_update().clone();
             let ours = ours(&members.borrow_and_update(), held);
-            sender.send_replace(Arc::new(ours));
+            super::tell(&sender, ours);
             tokio::select! {
                 changed = members.changed() => if changed.is_err() { return sender.closed().await },
                 changed = shards.changed() => if changed.is_err() { return sender.closed().await },

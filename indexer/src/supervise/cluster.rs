@@ -5,8 +5,8 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rand::Rng;
@@ -27,6 +27,9 @@ const PROBE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 
 /// How long a member may take to tell what it serves.
 const DISCOVERY: Duration = Duration::from_secs(30);
+
+/// How long credentials of a plugin are used at least, before they are asked for anew because they are refused.
+const SHORTEST_USE: Duration = Duration::from_secs(30);
 
 static EPOCHS: AtomicU64 = AtomicU64::new(1);
 
@@ -59,6 +62,8 @@ pub(super) struct ApiTask {
     fingerprint: u64,
     epoch: u64,
     health: Mutex<MemberHealth>,
+    /// Whether the member refuses credentials that a plugin may have better ones of by now.
+    is_refused: Arc<AtomicBool>,
     _stop: DropGuard,
 }
 
@@ -107,10 +112,15 @@ impl ClusterTask {
         }
     }
 
+    /// Whether its credentials have to be asked for anew.
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self, Self::Api(api) if api.is_refused.load(Ordering::Relaxed))
+    }
+
     /// Whether this task reads what `access` describes.
     pub(super) fn serves(&self, access: &MemberAccess) -> bool {
         match (self, access) {
-            (Self::Api(api), MemberAccess::Api(access)) => api.fingerprint == access.fingerprint,
+            (Self::Api(api), MemberAccess::Api(access)) => api.fingerprint == access.fingerprint && !self.is_refused(),
             (Self::Snapshot(folder), MemberAccess::Snapshot(path)) => folder.path == *path,
             (Self::Unusable { reason, .. }, MemberAccess::Unusable(other)) => reason == other,
             _ => false,
@@ -141,9 +151,11 @@ fn start_api(
     let (retry_now, rediscover) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let signals = Signals { retry_now, rediscover, listing: Arc::clone(shared.listing) };
     let cancelled = CancellationToken::new();
+    let is_refused = Arc::new(AtomicBool::new(false));
     let prober = Prober {
         cluster: member.name.clone(),
         epoch,
+        plugin_credentials: access.config.auth_info.exec.is_some().then(|| Arc::clone(&is_refused)),
         connection: connection.clone(),
         signals: signals.clone(),
         reports,
@@ -159,6 +171,7 @@ fn start_api(
         fingerprint: access.fingerprint,
         epoch,
         health: Mutex::new(member.health.clone()),
+        is_refused,
         _stop: cancelled.drop_guard(),
     })
 }
@@ -166,6 +179,8 @@ fn start_api(
 struct Prober {
     cluster: ClusterName,
     epoch: u64,
+    /// Where is told that they are refused; none if they are no plugin's.
+    plugin_credentials: Option<Arc<AtomicBool>>,
     connection: MemberConnection,
     signals: Signals,
     reports: mpsc::UnboundedSender<Report>,
@@ -174,9 +189,16 @@ struct Prober {
 impl Prober {
     async fn run(self) {
         let mut delay = PROBE.0;
-        let mut failing = false;
+        let (mut failing, begun) = (false, Instant::now());
         loop {
             let asked = tokio::time::timeout(DISCOVERY, self.connection.discover()).await;
+            if let Ok(Err(error)) = &asked
+                && error.status_code() == Some(401)
+                && begun.elapsed() > SHORTEST_USE
+                && let Some(is_refused) = &self.plugin_credentials
+            {
+                is_refused.store(true, Ordering::Relaxed);
+            }
             let discovery = match asked {
                 Ok(answered) => answered.map_err(|error| error.to_string()),
                 // A byte now and then keeps an answer alive and says nothing.

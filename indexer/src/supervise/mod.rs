@@ -33,8 +33,8 @@ const DEPARTED_KEPT: Duration = Duration::from_secs(30);
 const BETWEEN_TIDYING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// Changes that come in a row are planned once.
 const SETTLE: Duration = Duration::from_millis(20);
-/// So many times as long as the last plan took: with a thousand members planning is work.
-const BETWEEN_PLANS: u32 = 4;
+/// Between two plans so many times as long as planning took, but no longer than this: with a thousand members it is work.
+const BETWEEN_PLANS: (u32, Duration) = (4, Duration::from_secs(1));
 
 /// What a registry list is made of, with the moment before the first load told apart from "none".
 #[derive(Debug, Clone, Default)]
@@ -139,8 +139,9 @@ impl Supervisor {
         loop {
             let begun = Instant::now();
             self.reconcile().await;
-            let pause = SETTLE.max(begun.elapsed() * BETWEEN_PLANS);
-            if cancelled.run_until_cancelled(self.news(pause)).await.is_none() {
+            let planned = Instant::now();
+            let next = planned + ((planned - begun) * BETWEEN_PLANS.0).min(BETWEEN_PLANS.1);
+            if cancelled.run_until_cancelled(self.news(next)).await.is_none() {
                 break;
             }
         }
@@ -149,8 +150,8 @@ impl Supervisor {
         }
     }
 
-    /// Waits until there is something to plan anew for, and a little longer for what comes with it.
-    async fn news(&mut self, pause: Duration) {
+    /// Waits until there is something to plan anew for, a little longer for what comes with it, and until it is time.
+    async fn news(&mut self, next: Instant) {
         let cache = Arc::clone(&self.cache);
         let mut tidying = std::pin::pin!(tidy(&cache));
         loop {
@@ -164,7 +165,7 @@ impl Supervisor {
                 break;
             }
         }
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep_until(next.max(Instant::now() + SETTLE).into()).await;
         while let Ok(report) = self.reports.1.try_recv() {
             self.note(report);
         }
@@ -180,7 +181,8 @@ impl Supervisor {
             Ok(discovery) => (Some(discovery), None),
             Err(error) => (None, Some(error)),
         };
-        let mut is_news = state.failure != failure || state.unreadable_files != report.unreadable_files;
+        let mut is_news =
+            state.failure != failure || state.unreadable_files != report.unreadable_files || state.task.is_refused();
         (state.failure, state.unreadable_files) = (failure, report.unreadable_files);
         let known = state.discovery.clone();
         if let Some(discovery) = discovery {
@@ -213,7 +215,7 @@ impl Supervisor {
         if loaded {
             self.reconcile_clusters(&members, &registries.registries);
             let plan = self.plan(&members, &registries.registries);
-            self.reconcile_watches(&plan).await;
+            self.reconcile_watches(&plan, members.is_partial).await;
             self.publish(plan, members);
         }
     }
@@ -252,7 +254,7 @@ impl Supervisor {
         WatchPlan::new(registries, &planned)
     }
 
-    async fn reconcile_watches(&mut self, plan: &WatchPlan) {
+    async fn reconcile_watches(&mut self, plan: &WatchPlan, is_partial: bool) {
         let gone: Vec<WatchKey> = self.watches.keys().filter(|key| !plan.watches.contains_key(key)).cloned().collect();
         for key in gone {
             if let Some(watch) = self.watches.remove(&key) {
@@ -264,7 +266,6 @@ impl Supervisor {
             info!(cluster = %key.cluster, resource = %key.resource, "no longer selected");
         }
         // While some source has not told its members, what seems not to be selected may be.
-        let is_partial = self.members.borrow().is_partial;
         let restored = if is_partial { BTreeSet::new() } else { std::mem::take(&mut self.restored.watches) };
         for key in restored {
             if !plan.watches.contains_key(&key)

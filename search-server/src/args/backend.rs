@@ -50,6 +50,9 @@ pub struct CheckArgs {
     /// Name that the nodes' certificates bear, if it isn't that of their URLs
     #[arg(long, value_name = "NAME", conflicts_with = "registry")]
     pub tls_server_name: Option<String>,
+    /// Send credentials over http, for everybody on the way to read
+    #[arg(long)]
+    pub opensearch_plaintext_credentials: bool,
     /// Beginning of all names of indices, as the server has it
     #[arg(long, value_name = "NAME", default_value = "fleetglass", value_parser = values::index_prefix)]
     pub index_prefix: String,
@@ -76,6 +79,9 @@ pub struct DashboardsArgs {
     /// File with the user's password
     #[arg(long, value_name = "FILE", requires = "user")]
     pub password_file: Option<PathBuf>,
+    /// Send credentials over http, for everybody on the way to read
+    #[arg(long, requires = "user")]
+    pub opensearch_plaintext_credentials: bool,
     /// Tenant of Dashboards to import into
     #[arg(long, value_name = "NAME", requires = "import")]
     pub tenant: Option<String>,

@@ -28,7 +28,7 @@ pub(super) async fn check_backend(args: &CheckArgs, output: &mut impl Write) -> 
         Some(registry) => named_by(registry, args).await?,
         None => (BackendReference { addresses: args.addresses.clone(), secret: secret_name(args) }, given(args)?, None),
     };
-    let findings = check(&reference, secret.as_ref(), &args.index_prefix).await;
+    let findings = check(&reference, secret.as_ref(), &args.index_prefix, args.opensearch_plaintext_credentials).await;
     let worst = findings.iter().map(|finding| finding.verdict).max();
     print(&findings, seen.as_ref(), output)?;
     let is_stuck = seen.is_some_and(|seen| matches!(seen["state"].as_str(), Some("Failing" | "Refused")));
@@ -48,7 +48,8 @@ pub(super) async fn replay(args: &ReplayArgs, output: &mut impl Write) -> Result
         }
     };
     let log = std::fs::read_to_string(&args.file).with_context(|| format!("{} can't be read", args.file.display()))?;
-    let replayed = replay::replay(&reference, secret.as_ref(), &args.backend.index_prefix, &log).await?;
+    let (prefix, may_be_plain) = (&args.backend.index_prefix, args.backend.opensearch_plaintext_credentials);
+    let replayed = replay::replay(&reference, secret.as_ref(), prefix, &log, may_be_plain).await?;
     for (id, reason) in &replayed.refused {
         writeln!(output, "refused  {id}: {reason}")?;
     }

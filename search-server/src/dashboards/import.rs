@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::multipart::{Form, Part};
-use reqwest::{Certificate, Client, RequestBuilder};
+use reqwest::{Certificate, Client, RequestBuilder, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -84,8 +84,24 @@ fn told(errors: &[Refused]) -> String {
     errors.iter().map(one).collect()
 }
 
+/// Credentials are neither shown nor sent for others to read.
+fn check_url(url: &str, args: &DashboardsArgs) -> Result<()> {
+    let read: Url = url.parse().context("--import is no URL")?;
+    ensure!(
+        read.username().is_empty() && read.password().is_none(),
+        "the URL has credentials in it: put them into --user and --password-file"
+    );
+    ensure!(
+        read.scheme() == "https" || args.user.is_none() || args.opensearch_plaintext_credentials,
+        "{url} is http, and the password would be sent in plain text: use https, or allow it with \
+         --opensearch-plaintext-credentials"
+    );
+    Ok(())
+}
+
 impl<'a> Dashboards<'a> {
     fn at(url: &'a str, args: &'a DashboardsArgs) -> Result<Self> {
+        check_url(url, args)?;
         let mut builder = Client::builder();
         if let Some(path) = &args.ca {
             let pem = std::fs::read(path).with_context(|| format!("{} can't be read", path.display()))?;
@@ -144,5 +160,38 @@ impl<'a> Dashboards<'a> {
         ensure!(status.is_success(), "{url} refuses with {status}: {text}");
         serde_json::from_str(&text)
             .with_context(|| format!("{url} answers with something else than Dashboards does: {text}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: DashboardsArgs,
+    }
+
+    fn checked(words: &[&str]) -> Result<()> {
+        let Line { args } = Line::try_parse_from(["dashboards"].iter().chain(words))?;
+        check_url(args.import.as_deref().unwrap_or_default(), &args)
+    }
+
+    #[test]
+    fn credentials_are_neither_sent_in_plain_text_nor_taken_out_of_a_url() {
+        let login = ["--user=me", "--password-file=password"];
+        let with = |url: &'static str, further: &[&'static str]| {
+            let words: Vec<&str> = ["--import", url].iter().chain(&login).chain(further).copied().collect();
+            checked(&words)
+        };
+        assert!(with("https://boards:5601", &[]).is_ok() && checked(&["--import=http://boards:5601"]).is_ok());
+        let refused = with("http://boards:5601", &[]).unwrap_err().to_string();
+        assert!(refused.contains("--opensearch-plaintext-credentials"), "{refused}");
+        assert!(with("http://boards:5601", &["--opensearch-plaintext-credentials"]).is_ok());
+        let refused = checked(&["--import=https://me:secret@boards"]).unwrap_err().to_string();
+        assert!(refused.contains("--password-file") && !refused.contains("secret@"), "{refused}");
     }
 }

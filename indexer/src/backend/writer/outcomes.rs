@@ -58,7 +58,7 @@ impl Writer {
 
     fn note_outcomes(&mut self, actions: Vec<(Item, Action)>, outcomes: Vec<Outcome>) {
         let (mut again, mut reason, mut rejected) = (Vec::new(), None, Vec::new());
-        let some_done = outcomes.iter().any(|outcome| !matches!(outcome, Outcome::Again(_)));
+        let some_done = outcomes.iter().any(|outcome| !matches!(outcome, Outcome::Again { .. }));
         for ((item, action), outcome) in actions.into_iter().zip(outcomes) {
             match outcome {
                 Outcome::Done => self.note_done(&item, action),
@@ -69,8 +69,8 @@ impl Writer {
                     let item = Item { at_least, conflicts: item.conflicts.saturating_add(1), ..item };
                     self.feeds.queue.delay(item, pause);
                 }
-                Outcome::Again(why) => {
-                    again.push(item);
+                Outcome::Again { reason: why, is_busy } => {
+                    again.push((item, is_busy));
                     reason = Some(why);
                 }
                 Outcome::Rejected(why) => rejected.push((item, why)),
@@ -84,10 +84,10 @@ impl Writer {
     }
 
     /// Items that could not be written now: all of them, or some while others could.
-    fn note_again(&mut self, items: Vec<Item>, reason: &str, others_could: bool) {
+    fn note_again(&mut self, items: Vec<(Item, bool)>, reason: &str, others_could: bool) {
         self.batch_bytes = (self.batch_bytes / 2).max(BYTES.1);
         if !others_could || is_index_missing(reason) {
-            self.put_back(items);
+            self.put_back(items.into_iter().map(|(item, _)| item).collect());
             if is_index_missing(reason) {
                 self.begin_anew();
             }
@@ -96,12 +96,16 @@ impl Writer {
         }
         count(&self.health.counters.retries, items.len());
         self.recover_writing();
-        let (hopeless, others): (Vec<Item>, Vec<Item>) = items.into_iter().partition(|item| item.tries >= TRIES);
-        self.reject(hopeless.into_iter().map(|item| (item, reason.to_owned())).collect());
-        for item in others {
-            let pause = PAUSE.0 * 2_u32.saturating_pow(item.tries);
-            self.feeds.queue.delay(Item { tries: item.tries + 1, ..item }, pause.min(PAUSE.1));
+        let mut hopeless = Vec::new();
+        for (item, is_busy) in items {
+            if item.tries >= TRIES && !is_busy {
+                hopeless.push((item, reason.to_owned()));
+                continue;
+            }
+            let pause = PAUSE.0.saturating_mul(2_u32.saturating_pow(item.tries));
+            self.feeds.queue.delay(Item { tries: item.tries.saturating_add(1), ..item }, pause.min(PAUSE.1));
         }
+        self.reject(hopeless);
     }
 
     fn note_done(&mut self, item: &Item, action: Action) {

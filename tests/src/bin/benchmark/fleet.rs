@@ -24,6 +24,9 @@ const CHURNING: Duration = Duration::from_secs(15);
 const TIMES: usize = 40;
 /// Lists of more objects than this are not read to their end: they are bound by this process, not by the server.
 const READ_WHOLE: usize = 1_000_000;
+/// Memory that falls by less than this in five seconds is not being given back any more.
+const STEADY: f64 = 0.99;
+const LONGEST_SETTLING: Duration = Duration::from_secs(60);
 const MIB: f64 = 1_048_576.0;
 const PODS: &str = "cache/api/v1/pods";
 
@@ -91,8 +94,13 @@ impl Fleet {
             Ok(())
         })
         .await?;
-        // What is freed is given back a little later.
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        // Segments are merged, and what is freed is given back, a little later.
+        let begun = Instant::now();
+        let mut before = f64::INFINITY;
+        while self.resident()? < before * STEADY && begun.elapsed() < LONGEST_SETTLING {
+            before = self.resident()?;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
         Ok(())
     }
 

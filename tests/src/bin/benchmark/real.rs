@@ -111,7 +111,8 @@ async fn measure_sync(stage: &Stage, pods: usize, column: &str, report: &mut Rep
     let fleetglass = stage.fleetglass()?;
     let process = Process(fleetglass.pid());
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let (idle, cpu, begun) = (process.resident_bytes()?, process.cpu()?, Instant::now());
+    let (idle, idle_files) = (process.resident_bytes()?, process.file_bytes()?);
+    let (cpu, begun) = (process.cpu()?, Instant::now());
     stage.kubectl()?.apply(&registry("pods", &[], &["v1/Pod"]).to_string()).await?;
     let client = fleetglass.client()?;
     let status = format!("{}/apis/search.karmada.io/v1alpha1/search/status", fleetglass.url);
@@ -130,6 +131,8 @@ async fn measure_sync(stage: &Stage, pods: usize, column: &str, report: &mut Rep
     report.set(column, "resident idle, MiB", idle as f64 / 1_048_576.0);
     report.set(column, "resident holding, MiB", held as f64 / 1_048_576.0);
     report.set(column, "bytes an object above idle", held.saturating_sub(idle) as f64 / pods as f64);
+    let files = process.file_bytes()?.saturating_sub(idle_files);
+    report.set(column, "of it pages of files, bytes", files as f64 / pods as f64);
     Ok(())
 }
 

@@ -25,7 +25,8 @@ pub(crate) async fn measure(clusters: usize) -> Result<Figures> {
     figures.set("objects", objects as f64);
     figures.set("first sync, s", begun.elapsed().as_secs_f64());
     figures.set("first sync, CPU s", (process.cpu()? - cpu).as_secs_f64());
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    // Connections that only lists needed are closed.
+    tokio::time::sleep(Duration::from_secs(45)).await;
     let counters = fleet.members.counters().await?;
     figures.set("watches", counters.watches_open as f64);
     figures.set("connections to members", counters.connections_open as f64);
