@@ -136,7 +136,28 @@ impl OpenSearch {
         self.start_until("wait_for_status=yellow").await
     }
 
-    /// The same, but it answers as soon as it can, though its indices may be red.
+    /// Takes the data of all shards away, or brings it back, while the node is down: without it their indices are red.
+    ///
+    /// # Errors
+    /// If they can't be moved.
+    pub fn hide_shards(&self, is_hidden: bool) -> Result<()> {
+        ensure!(self.server.is_none(), "the node has them open");
+        let (shown, hidden) = (self.folder.join("node/node_1/data/nodes/0/indices"), self.folder.join("hidden"));
+        let (from, to) = if is_hidden { (&shown, &hidden) } else { (&hidden, &shown) };
+        for index in std::fs::read_dir(from).with_context(|| from.display().to_string())? {
+            let shard = Path::new(&index?.file_name()).join("0");
+            let place = to.join(&shard);
+            std::fs::create_dir_all(place.parent().context("a place without a parent")?)?;
+            if from.join(&shard).exists() {
+                // What it has made of them meanwhile is nothing.
+                let _ = std::fs::remove_dir_all(&place);
+                std::fs::rename(from.join(&shard), place)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts it after it was killed, and waits until it answers, though its indices may be red.
     ///
     /// # Errors
     /// If it does not come up.

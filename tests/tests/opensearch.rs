@@ -167,12 +167,6 @@ impl Scene {
         Ok(())
     }
 
-    /// Which shards the node may open.
-    async fn allocate(&self, which: &str) -> Result<()> {
-        let settings = json!({ "persistent": { "cluster.routing.allocation.enable": which } });
-        self.node.ask(Method::PUT, "_cluster/settings", Some(settings)).await.map(drop)
-    }
-
     async fn clean_up(&self, member: &str) -> Result<()> {
         let words = ["delete", "configmap", "-n", "team-000", "-l", "of=churn"];
         self.member(member)?.kubectl()?.run(&words).await.map(drop)
@@ -373,8 +367,8 @@ fn an_outage_of_minutes_and_a_red_index_are_made_up_for() -> Result<()> {
         let mut scene = scene().await?;
         scene.send("away", &BOTH).await?;
         scene.converges(&BOTH).await?;
-        scene.allocate("none").await?;
         scene.node.kill();
+        scene.node.hide_shards(true)?;
         let killed = Instant::now();
         scene.churn("member1", 4).await?;
         scene.says("away", &["False BackendFailing", "does not answer"]).await?;
@@ -385,7 +379,9 @@ fn an_outage_of_minutes_and_a_red_index_are_made_up_for() -> Result<()> {
         tokio::time::sleep(MINUTES.saturating_sub(killed.elapsed())).await;
         let health = scene.node.ask(Method::GET, "_cluster/health", None).await?;
         assert_eq!(health["status"], "red");
-        scene.allocate("all").await?;
+        scene.node.kill();
+        scene.node.hide_shards(false)?;
+        scene.node.restart().await?;
         scene.converges(&BOTH).await?;
         scene.says("away", &["True Synced"]).await?;
         scene.clean_up("member1").await?;
