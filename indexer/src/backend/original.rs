@@ -2,8 +2,8 @@
 //!
 //! One index a kind, `kubernetes-KIND`, whatever group and version; the document's id is the object's UID; `spec` and `status` are
 //! JSON within JSON. What is written here beside that are two fields of ours by which documents are found again: karmada-search
-//! never deletes what went while it was down, and this does. Written after each batch of our own layout, from the same objects;
-//! a batch counts as written when both are.
+//! never deletes what went while it was down, and this does. Written before each batch of our own layout, from the same objects: that
+//! is what a later comparison goes by. A batch counts as written when both are.
 
 use std::collections::BTreeSet;
 
@@ -73,8 +73,16 @@ impl OriginalBatch {
     /// Writes it.
     pub(super) async fn send(self, client: &Client, indices: &OriginalIndices) -> Result<(), BackendError> {
         if let Some(lines) = self.lines {
-            indices.prepare(client, &self.kinds).await?;
-            write(client, lines.finish()?, self.actions).await.inspect_err(|_| indices.forget())?;
+            match indices.prepare(client, &self.kinds).await {
+                // It is the same for every batch, and our own documents don't wait for it.
+                Err(error) if error.status() == Some(400) => {
+                    tracing::warn!(%error, "an index in karmada-search's layout can't be made");
+                }
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    write(client, lines.finish()?, self.actions).await.inspect_err(|_| indices.forget())?;
+                }
+            }
         }
         delete(client, self.deleted).await
     }

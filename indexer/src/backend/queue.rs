@@ -195,10 +195,12 @@ impl Queue {
         self.delayed.len()
     }
 
-    /// Since when the oldest item is on its way; one that was refused for now is.
+    /// Since when the oldest item is on its way. One that could not be written is; one for which the backend has something newer
+    /// waits for us to see that, too.
     pub(super) fn oldest(&self) -> Option<Instant> {
         let waiting = self.order.front().and_then(|id| self.waiting.get(id)).map(|item| item.since);
-        let delayed = self.delayed.values().map(|(_, item)| item.since);
+        let delayed =
+            self.delayed.values().map(|(_, item)| item).filter(|item| item.conflicts == 0).map(|item| item.since);
         self.in_flight.values().map(|(since, _)| *since).chain(waiting).chain(delayed).min()
     }
 }
@@ -234,7 +236,9 @@ mod tests {
     #[test]
     fn what_was_refused_for_now_is_still_on_its_way() {
         let mut queue = Queue::default();
-        let refused = item("a");
+        queue.delay(Item { conflicts: 1, ..item("b") }, Duration::from_secs(60));
+        assert_eq!(queue.oldest(), None);
+        let refused = Item { tries: 1, ..item("a") };
         queue.delay(refused.clone(), Duration::from_secs(60));
         assert_eq!(queue.oldest(), Some(refused.since));
     }

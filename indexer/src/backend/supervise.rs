@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::sync::watch;
@@ -29,13 +29,10 @@ use super::wanted::{BackendId, Wanted, identify, named_in};
 use super::writer::{self, End, Job, Order};
 use crate::cache::Cache;
 use crate::plan::Registry;
-use crate::shard::Shards;
 use crate::supervise::{Overview, RegistrySet};
 
 /// Changes that come in a row are looked at once: each of many clusters tells every half minute what it serves.
 const SETTLE: Duration = Duration::from_millis(300);
-/// Within this time somebody else's shard is ours after that one has died.
-const TAKEN_OVER: Duration = Duration::from_secs(300);
 
 /// How backends are written to.
 #[derive(Debug, Clone)]
@@ -107,7 +104,6 @@ pub async fn follow(inputs: Inputs, backends: Arc<Backends>, settings: BackendsS
         writers: BTreeMap::new(),
         ending: BTreeMap::new(),
         suspended: BTreeMap::new(),
-        emptied: BTreeMap::new(),
         identities: JoinSet::new(),
         tasks: JoinSet::new(),
     };
@@ -128,8 +124,6 @@ struct Supervisor {
     ending: BTreeMap<tokio::task::Id, BackendId>,
     /// Backends that are left as they are because of a Secret in disorder: they may have to be emptied later.
     suspended: BTreeMap<BackendId, Stopped>,
-    /// Backends that were emptied of our share of the clusters, lately: a share that becomes ours may not have been.
-    emptied: BTreeMap<BackendId, Emptied>,
     identities: JoinSet<Option<BackendId>>,
     tasks: JoinSet<End>,
 }
@@ -162,13 +156,6 @@ struct Running {
     target: Target,
     orders: watch::Sender<Order>,
     health: Arc<BackendHealth>,
-}
-
-/// What was emptied of these shards, and when.
-struct Emptied {
-    stopped: Stopped,
-    shards: Shards,
-    at: Instant,
 }
 
 /// A writer that was told to stop.
@@ -226,15 +213,7 @@ impl Supervisor {
         let Some(running) = self.writers.remove(&id) else { return };
         let name = running.target.name();
         match ended {
-            Ok((_, End::Stopped)) => return,
-            Ok((_, End::Emptied)) => {
-                let shards = running.orders.borrow().assignment().shards.clone();
-                if shards != Shards::default() {
-                    let stopped = Stopped { target: running.target.clone(), health: Arc::clone(&running.health) };
-                    self.emptied.insert(id, Emptied { stopped, shards, at: Instant::now() });
-                }
-                return;
-            }
+            Ok((_, End::Emptied | End::Stopped)) => return,
             // What was there can't be reached any more.
             Ok((_, End::OtherCluster)) => warn!(backend = name, "the nodes belong to another cluster than before"),
             Err(error) => {
@@ -351,7 +330,6 @@ impl Supervisor {
             self.leave(&id, &unresolved);
         }
         let named: BTreeSet<BackendId> = groups.into_keys().collect();
-        self.take_over(&named, &overview.members.shards);
         self.empty_suspended(&named, &unresolved);
     }
 
@@ -431,18 +409,6 @@ impl Supervisor {
         if has_to_end && let Some(stopped) = self.stop(id) {
             warn!(backend = stopped.target.name(), "the backend is left as it is");
             self.suspended.insert(id.clone(), stopped);
-        }
-    }
-
-    /// Whoever had a shard may have died before it emptied a backend of it.
-    fn take_over(&mut self, named: &BTreeSet<BackendId>, shards: &Shards) {
-        self.emptied.retain(|id, emptied| emptied.at.elapsed() < TAKEN_OVER && !named.contains(id));
-        let others: Vec<BackendId> =
-            self.emptied.iter().filter(|(_, emptied)| emptied.shards != *shards).map(|(id, _)| id.clone()).collect();
-        for id in others {
-            if let Some(emptied) = self.emptied.remove(&id) {
-                self.suspended.insert(id, emptied.stopped);
-            }
         }
     }
 

@@ -582,6 +582,10 @@ impl Writer {
 
     fn recover_asking(&mut self) {
         self.asking = Pause::NONE;
+        // Where nothing has to be written, nothing else would tell that it could be.
+        if self.writing.is_over() && self.bulks == 0 && self.feeds.queue.waiting() == 0 {
+            self.writing = Pause::NONE;
+        }
         self.tell_recovery();
     }
 

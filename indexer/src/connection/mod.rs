@@ -12,13 +12,14 @@ mod transport;
 mod watch;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response, header};
 use http_body_util::BodyExt;
 use kube::Client;
 use kube::client::Body;
+use parking_lot::Mutex as SyncMutex;
 use tokio::sync::{Mutex, OnceCell, Semaphore};
 use tokio::time::timeout;
 
@@ -38,6 +39,8 @@ const UNUSED: Duration = Duration::from_secs(15);
 const HEAD: Duration = Duration::from_secs(30);
 /// How long a plugin may take to tell credentials.
 const CREDENTIALS: Duration = Duration::from_secs(20);
+/// How long nothing is tried beside a plugin that doesn't end.
+const BETWEEN_PLUGINS: Duration = Duration::from_secs(300);
 /// How long a new connection for watches may take.
 const WARM_UP: Duration = Duration::from_secs(10);
 /// How long an answer's body may pause.
@@ -66,8 +69,10 @@ struct Inner {
     access: Arc<ApiAccess>,
     requests: OnceCell<Client>,
     shards: Mutex<Vec<Shard>>,
-    /// Held while a client is made: what a plugin that hangs holds up is one thread.
+    /// Held while a client is made: a plugin that hangs holds up few threads.
     making: Arc<Semaphore>,
+    /// When a plugin that hangs was last given up.
+    given_up: SyncMutex<Option<Instant>>,
     pace: Pace,
     streamed_lists: bool,
 }
@@ -95,6 +100,7 @@ impl MemberConnection {
             requests: OnceCell::new(),
             shards: Mutex::default(),
             making: Arc::new(Semaphore::new(1)),
+            given_up: SyncMutex::new(None),
             pace: Pace::new(limits),
             streamed_lists: limits.streamed_lists,
         }))
@@ -150,8 +156,19 @@ impl MemberConnection {
             });
             making.await.map_err(|error| ConnectionError::Settings(error.to_string()))?
         };
-        let timed_out = |_| ConnectionError::Timeout { what: "the credentials", after: CREDENTIALS };
-        timeout(CREDENTIALS, made).await.map_err(timed_out)?
+        timeout(CREDENTIALS, made).await.unwrap_or_else(|_| {
+            self.give_up_plugin();
+            Err(ConnectionError::Timeout { what: "the credentials", after: CREDENTIALS })
+        })
+    }
+
+    /// A plugin that never ends can't be ended from here: now and then another one is tried beside it.
+    fn give_up_plugin(&self) {
+        let mut given_up = self.0.given_up.lock();
+        if given_up.is_none_or(|at| at.elapsed() > BETWEEN_PLUGINS) {
+            *given_up = Some(Instant::now());
+            self.0.making.add_permits(1);
+        }
     }
 
     /// A place on a connection that has one. A new connection is made by one watch alone while the others wait: asked by

@@ -103,7 +103,9 @@ impl Writer {
                 continue;
             }
             let pause = PAUSE.0.saturating_mul(2_u32.saturating_pow(item.tries));
-            self.feeds.queue.delay(Item { tries: item.tries.saturating_add(1), ..item }, pause.min(PAUSE.1));
+            // What the backend was too busy for is not the item's fault.
+            let tries = (item.tries + 1).min(if is_busy { TRIES - 1 } else { TRIES });
+            self.feeds.queue.delay(Item { tries, ..item }, pause.min(PAUSE.1));
         }
         self.reject(hopeless);
     }
