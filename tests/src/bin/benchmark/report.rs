@@ -312,7 +312,11 @@ impl Results {
             let mut row = vec![what.clone()];
             row.extend(columns.iter().map(|figures| figures.get(what).map_or_else(String::new, shown)));
             let (mut aims, mut reference, mut met) = (Vec::new(), Vec::new(), Vec::new());
-            for aim in FLEET_AIMS.iter().filter(|aim| aim.what == what) {
+            let is_about = |aim: &&FleetAim| {
+                let mut sizes = columns.iter().filter_map(|figures| figures.get("objects"));
+                aim.what == what && sizes.any(|objects| aim.objects.contains(&objects))
+            };
+            for aim in FLEET_AIMS.iter().filter(is_about) {
                 let most = self.most(aim);
                 aims.push(format!("<= {}", shown(most)));
                 reference.push(format!("<= {}", shown(aim.most)));
