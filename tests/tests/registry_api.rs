@@ -235,14 +235,10 @@ fn an_acknowledged_write_survives_a_kill_at_once_in_etcd() -> Result<()> {
 }
 
 /// Starts a server without a control plane in `folder`; its kubeconfig is `folder/data/kubeconfig`.
-async fn standalone(folder: &Path, members: &str, port: u16) -> Result<(Server, Kubectl)> {
+async fn standalone(folder: &Path, flags: &[String]) -> Result<(Server, Kubectl)> {
     let data = folder.join("data");
-    let arguments = [
-        "serve".to_owned(),
-        format!("--members={members}"),
-        format!("--data-dir={}", data.display()),
-        format!("--secure-port={port}"),
-    ];
+    let own = [format!("--data-dir={}", data.display()), format!("--secure-port={}", free_port()?)];
+    let arguments = std::iter::once("serve".to_owned()).chain(own).chain(flags.iter().cloned());
     let mut server = Server::start("standalone", &program()?, arguments, folder)?;
     let kubectl = Kubectl::new(&data.join("kubeconfig"));
     let ready = async || kubectl.run(&["get", "--raw", "/readyz"]).await.map(drop);
@@ -255,9 +251,9 @@ fn an_acknowledged_write_survives_a_kill_at_once_without_etcd() -> Result<()> {
     run(async || {
         let folder = tempfile::tempdir()?;
         std::fs::create_dir(folder.path().join("clusters"))?;
-        let members = format!("snapshot:{}", folder.path().join("clusters").display());
+        let members = format!("--members=snapshot:{}", folder.path().join("clusters").display());
         for round in 0..4 {
-            let (server, kubectl) = standalone(folder.path(), &members, free_port()?).await?;
+            let (server, kubectl) = standalone(folder.path(), std::slice::from_ref(&members)).await?;
             for earlier in 0..round {
                 json_of(&kubectl, &format!("kept-{earlier}")).await?;
             }
@@ -276,18 +272,7 @@ fn members_from_kubeconfig_contexts_need_no_control_plane() -> Result<()> {
             Stage::start(&Plan { members: 1, applications: 1, pods: 1, fleetglass: false, ..Plan::default() }).await?;
         let member = stage.members.first().context("no member")?.kubectl()?;
         let folder = tempfile::tempdir()?;
-        let arguments = [
-            "serve".to_owned(),
-            "--members=contexts:member1".to_owned(),
-            format!("--kubeconfig={}", member.kubeconfig().display()),
-            format!("--data-dir={}", folder.path().display()),
-            format!("--secure-port={}", free_port()?),
-        ];
-        let mut server = Server::start("contexts", &program()?, arguments, folder.path())?;
-        let kubectl = Kubectl::new(&folder.path().join("kubeconfig"));
-        server
-            .until(Duration::from_secs(60), async || kubectl.run(&["get", "--raw", "/readyz"]).await.map(drop))
-            .await?;
+        let (_server, kubectl) = standalone(folder.path(), &of_context(member.kubeconfig())).await?;
         kubectl.apply(&registry("pods", &[], &["v1/Pod"]).to_string()).await?;
         eventually(Duration::from_secs(60), async || {
             let pods = kubectl.raw(&format!("{}/api/v1/pods", shared::CACHE)).await?;
@@ -296,6 +281,11 @@ fn members_from_kubeconfig_contexts_need_no_control_plane() -> Result<()> {
         })
         .await
     })
+}
+
+/// Flags for the member that a kubeconfig names.
+fn of_context(kubeconfig: &Path) -> [String; 2] {
+    ["--members=contexts:member1".to_owned(), format!("--kubeconfig={}", kubeconfig.display())]
 }
 
 /// A plugin that prints the token in a file, and a kubeconfig that names it.
@@ -322,18 +312,8 @@ fn a_plugin_whose_credentials_are_refused_is_asked_for_new_ones() -> Result<()> 
         let member = stage.members.first().context("no member")?.kubectl()?;
         let folder = tempfile::tempdir()?;
         std::fs::write(folder.path().join("token"), "expired")?;
-        let arguments = [
-            "serve".to_owned(),
-            "--members=contexts:member1".to_owned(),
-            format!("--kubeconfig={}", with_plugin(member.kubeconfig(), folder.path())?.display()),
-            format!("--data-dir={}", folder.path().display()),
-            format!("--secure-port={}", free_port()?),
-        ];
-        let mut server = Server::start("contexts", &program()?, arguments, folder.path())?;
-        let kubectl = Kubectl::new(&folder.path().join("kubeconfig"));
-        server
-            .until(Duration::from_secs(60), async || kubectl.run(&["get", "--raw", "/readyz"]).await.map(drop))
-            .await?;
+        let kubeconfig = with_plugin(member.kubeconfig(), folder.path())?;
+        let (_server, kubectl) = standalone(folder.path(), &of_context(&kubeconfig)).await?;
         kubectl.apply(&registry("pods", &[], &["v1/Pod"]).to_string()).await?;
         eventually(Duration::from_secs(60), async || {
             let status = kubectl.raw("/apis/search.karmada.io/v1alpha1/search/status").await?.to_string();
