@@ -116,10 +116,8 @@ impl MemberConnection {
     /// # Errors
     /// Whatever is not a 2xx answer that arrived whole and in time.
     pub async fn get(&self, path_and_query: &str, accept: &str) -> Result<Bytes, ConnectionError> {
-        self.0.pace.wait().await;
         let client = self.0.requests.get_or_try_init(|| self.client(Some(UNUSED))).await?;
-        let response = send(client, path_and_query, accept, None).await?;
-        read_whole(response.into_body(), ANSWER_BYTES).await
+        self.get_over(client, path_and_query, accept).await
     }
 
     /// The same for what is small: over a connection that watches keep, if there is one, so that no other is kept for it.
@@ -128,9 +126,15 @@ impl MemberConnection {
     /// Whatever is not a 2xx answer that arrived whole and in time.
     pub async fn get_small(&self, path_and_query: &str, accept: &str) -> Result<Bytes, ConnectionError> {
         let of_watches = self.0.shards.try_lock().ok().and_then(|shards| Some(shards.first()?.client.clone()));
-        let Some(client) = of_watches else { return self.get(path_and_query, accept).await };
+        match of_watches {
+            Some(client) => self.get_over(&client, path_and_query, accept).await,
+            None => self.get(path_and_query, accept).await,
+        }
+    }
+
+    async fn get_over(&self, client: &Client, path_and_query: &str, accept: &str) -> Result<Bytes, ConnectionError> {
         self.0.pace.wait().await;
-        let response = send(&client, path_and_query, accept, None).await?;
+        let response = send(client, path_and_query, accept, None).await?;
         read_whole(response.into_body(), ANSWER_BYTES).await
     }
 
