@@ -43,6 +43,8 @@ pub struct Fleetglass {
     folder: PathBuf,
     program: PathBuf,
     arguments: Vec<String>,
+    // How many of the arguments, the last ones, are not the usual ones.
+    further: usize,
     server: Server,
 }
 
@@ -60,7 +62,8 @@ impl Fleetglass {
         let kubectl = control_plane.kubectl()?;
         let mut arguments = serve_arguments(kubectl.kubeconfig(), etcd, &control_plane.name, port, &serving);
         arguments.extend(further.iter().cloned());
-        let started = Self::start(&program()?, folder, authority, port, arguments).await?;
+        let mut started = Self::start(&program()?, folder, authority, port, arguments).await?;
+        started.further = further.len();
         started.register(control_plane).await?;
         Ok(started)
     }
@@ -97,7 +100,7 @@ impl Fleetglass {
         let server = Server::start("fleetglass", program, &arguments, &folder)?;
         let url = format!("https://127.0.0.1:{port}");
         let program = program.to_path_buf();
-        let mut started = Self { url, authority, port, folder, program, arguments, server };
+        let mut started = Self { url, authority, port, folder, program, arguments, further: 0, server };
         started.wait_until_ready().await?;
         Ok(started)
     }
@@ -120,6 +123,17 @@ impl Fleetglass {
     pub async fn kill_and_restart(&mut self) -> Result<()> {
         self.kill()?;
         self.restart().await
+    }
+
+    /// Ends it at once (`kill -9`) and starts it again, with these flags beside the usual ones.
+    ///
+    /// # Errors
+    /// If it does not come up again.
+    pub async fn kill_and_restart_with(&mut self, further: &[&str]) -> Result<()> {
+        self.arguments.truncate(self.arguments.len() - self.further);
+        self.arguments.extend(further.iter().map(ToString::to_string));
+        self.further = further.len();
+        self.kill_and_restart().await
     }
 
     /// Ends it at once (`kill -9`).

@@ -1,90 +1,20 @@
 //! A real OpenSearch node on loopback: 3.3 on a JDK 21 or newer, 2.19 on a JDK 17.
-//!
-//! Its libraries are fetched once by Maven into the cache folder. A JDK is looked for in `JAVA_HOME`, on `PATH`, and where
-//! distributions install them.
+
+mod installation;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::LazyLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use parking_lot::Mutex;
+use anyhow::{Context, Result, ensure};
+use installation::Installation;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
-use crate::parts::cache_folder;
 use crate::process::{Server, free_port};
 
 /// Documents that are read at once; more than any test writes.
 const MOST: usize = 10_000;
-
-/// Which OpenSearch, by what the machine's JDK can run.
-#[derive(Debug, Clone)]
-struct Java {
-    program: PathBuf,
-    major: u32,
-}
-
-impl Java {
-    fn runner(&self) -> &'static str {
-        if self.major >= 21 { "3.3.0.0" } else { "2.19.1.0" }
-    }
-}
-
-/// The newest JDK that can run some OpenSearch.
-fn java() -> Result<Java> {
-    let home = std::env::var_os("JAVA_HOME").map(|home| Path::new(&home).join("bin/java"));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = std::env::split_paths(&path).map(|folder| folder.join("java"));
-    let installed = std::fs::read_dir("/usr/lib/jvm").into_iter().flatten();
-    let installed = installed.filter_map(|entry| Some(entry.ok()?.path().join("bin/java")));
-    let candidates = home.into_iter().chain(on_path).chain(installed).filter(|program| program.is_file());
-    let usable = candidates.filter_map(|program| Some(Java { major: major(&program)?, program }));
-    usable
-        .filter(|java| java.major >= 17)
-        .max_by_key(|java| java.major)
-        .context("no JDK is on this machine: OpenSearch needs one of version 17 or newer")
-}
-
-/// `openjdk version "21.0.4"` is 21.
-fn major(program: &Path) -> Option<u32> {
-    let output = Command::new(program).arg("-version").output().ok()?;
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    text.split('"').nth(1)?.split(['.', '-']).next()?.parse().ok()
-}
-
-/// The folder with all libraries.
-fn libraries(java: &Java) -> Result<PathBuf> {
-    static ONE_AT_A_TIME: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
-    let _guard = ONE_AT_A_TIME.lock();
-    let folder = cache_folder()?;
-    let target = folder.join(format!("opensearch-{}", java.runner()));
-    if target.is_dir() {
-        return Ok(target);
-    }
-    std::fs::create_dir_all(&folder)?;
-    let lock = std::fs::File::create(folder.join("opensearch.lock"))?;
-    lock.lock().context("cannot lock the cache folder")?;
-    if target.is_dir() {
-        return Ok(target);
-    }
-    let unfinished = folder.join(format!("opensearch.{}", std::process::id()));
-    tracing::info!("fetching OpenSearch");
-    let output = Command::new("mvn")
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("parts/opensearch"))
-        .args(["-q", "-B", &format!("-Drunner.version={}", java.runner())])
-        .arg("org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies")
-        .arg(format!("-DoutputDirectory={}", unfinished.display()))
-        .output()
-        .context("OpenSearch is not in the cache and fetching it needs Maven")?;
-    if !output.status.success() {
-        bail!("fetching OpenSearch failed:\n{}", String::from_utf8_lossy(&output.stdout));
-    }
-    std::fs::rename(&unfinished, &target)?;
-    Ok(target)
-}
 
 /// A running node.
 #[derive(Debug)]
@@ -93,31 +23,52 @@ pub struct OpenSearch {
     pub url: String,
     port: u16,
     folder: PathBuf,
-    settings: Vec<String>,
+    pace: Pace,
     client: Client,
     server: Option<Server>,
 }
 
+/// What a node's machine code is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// To be there soon.
+    Start,
+    /// To work fast for long.
+    Work,
+}
+
+impl Pace {
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Start => &["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"],
+            Self::Work => &[],
+        }
+    }
+}
+
 impl OpenSearch {
-    /// Starts one that keeps its data below `folder`.
+    /// Starts one that keeps its data below `folder`, and is there soon rather than fast.
     ///
     /// # Errors
     /// If it does not come up.
     pub async fn start(folder: &Path) -> Result<Self> {
-        Self::start_with(folder, &[]).await
+        Self::start_at(Pace::Start, folder).await
     }
 
-    /// Starts one with further settings, as `NAME=VALUE`.
+    /// Starts one as operators do, to be measured.
     ///
     /// # Errors
     /// If it does not come up.
-    pub async fn start_with(folder: &Path, settings: &[&str]) -> Result<Self> {
+    pub async fn start_for_measuring(folder: &Path) -> Result<Self> {
+        Self::start_at(Pace::Work, folder).await
+    }
+
+    async fn start_at(pace: Pace, folder: &Path) -> Result<Self> {
         let port = free_port()?;
         let folder = folder.join(format!("opensearch-{port}"));
         std::fs::create_dir_all(&folder)?;
         let url = format!("http://127.0.0.1:{port}");
-        let settings = settings.iter().map(ToString::to_string).collect();
-        let mut node = Self { url, port, folder, settings, client: Client::new(), server: None };
+        let mut node = Self { url, port, folder, pace, client: Client::new(), server: None };
         node.restart().await?;
         Ok(node)
     }
@@ -166,22 +117,15 @@ impl OpenSearch {
     }
 
     async fn start_until(&mut self, condition: &str) -> Result<()> {
-        let java = java()?;
-        let class_path = libraries(&java)?.join("*");
-        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("parts/opensearch/Node.java");
-        let mut arguments = vec![
-            "-Xms256m".to_owned(),
-            "-Xmx768m".to_owned(),
-            "-cp".to_owned(),
-            class_path.display().to_string(),
-            program.display().to_string(),
-            self.folder.join("node").display().to_string(),
-            format!("http.port={}", self.port),
-            // Nodes of one name would find each other.
-            format!("cluster.name=fleetglass-{}", self.port),
-        ];
-        arguments.extend(self.settings.iter().cloned());
-        let mut server = Server::start("opensearch", &java.program, arguments, &self.folder)?;
+        let installation = Installation::find()?;
+        let mut arguments = vec!["-Xms256m".to_owned(), "-Xmx768m".to_owned()];
+        arguments.extend(self.pace.arguments().iter().map(ToString::to_string));
+        arguments.extend(installation.arguments());
+        arguments.push(self.folder.join("node").display().to_string());
+        arguments.push(format!("http.port={}", self.port));
+        // Nodes of one name would find each other.
+        arguments.push(format!("cluster.name=fleetglass-{}", self.port));
+        let mut server = Server::start("opensearch", installation.program(), arguments, &self.folder)?;
         let health = format!("{}/_cluster/health?{condition}&timeout=1s", self.url);
         let check = async || {
             let answer = self.client.get(&health).send().await?;

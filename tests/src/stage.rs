@@ -96,6 +96,14 @@ impl Stage {
         self.fleetglass.as_ref().context("this stage has no Fleetglass")
     }
 
+    /// The program under test, to end it and to start it again.
+    ///
+    /// # Errors
+    /// If the stage was planned without it.
+    pub fn fleetglass_mut(&mut self) -> Result<&mut Fleetglass> {
+        self.fleetglass.as_mut().context("this stage has no Fleetglass")
+    }
+
     /// Where the stage keeps its files.
     pub fn folder(&self) -> &Path {
         self.folder.path()

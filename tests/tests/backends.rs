@@ -22,6 +22,7 @@ use tests::opensearch::OpenSearch;
 use tests::process::free_port;
 use tests::stage::{Plan, Stage};
 use tests::workloads::Filler;
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 /// Within this time documents and conditions follow.
 const SOON: Duration = Duration::from_secs(120);
@@ -32,21 +33,43 @@ const OBJECTS: &str = "fleetglass-objects";
 /// ConfigMaps of the stage's member: four applications', and two of Kubernetes itself.
 const MAPS: usize = 6;
 
+/// A stage and a node, one for nearly all tests: each has them for itself, and finds them as new.
 struct Scene {
     stage: Stage,
     node: OpenSearch,
 }
 
+async fn scene() -> Result<MutexGuard<'static, Scene>> {
+    scene_with(&[]).await
+}
+
+async fn scene_with(arguments: &[&str]) -> Result<MutexGuard<'static, Scene>> {
+    static SCENE: OnceCell<Mutex<Scene>> = OnceCell::const_new();
+    let started = SCENE.get_or_try_init(async || anyhow::Ok(Mutex::new(Scene::start().await?))).await?;
+    let mut scene = started.lock().await;
+    scene.make_new(arguments).await?;
+    Ok(scene)
+}
+
 impl Scene {
     async fn start() -> Result<Self> {
-        Self::start_with(&[]).await
-    }
-
-    async fn start_with(arguments: &[&str]) -> Result<Self> {
-        let arguments = arguments.iter().map(ToString::to_string).collect();
-        let stage = Stage::start(&Plan { members: 1, pods: 0, arguments, ..Plan::default() }).await?;
+        let stage = Stage::start(&Plan { members: 1, pods: 0, ..Plan::default() }).await?;
         let node = OpenSearch::start(stage.folder()).await?;
         Ok(Self { stage, node })
+    }
+
+    /// What an earlier test has left, also one that failed, is not the next one's business.
+    async fn make_new(&mut self, arguments: &[&str]) -> Result<()> {
+        self.stage.fleetglass_mut()?.kill_and_restart().await?;
+        let kubectl = self.stage.kubectl()?;
+        kubectl.run(&["delete", "resourceregistry", "--all"]).await?;
+        kubectl.run(&["delete", "secret", "opensearch", "--ignore-not-found"]).await?;
+        self.member()?.kubectl()?.run(&["delete", "configmap", "-n", "team-000", "-l", "of=test"]).await?;
+        self.stage.fleetglass_mut()?.kill()?;
+        for indices in ["fleetglass-*", "kubernetes-*"] {
+            self.node.ask(Method::DELETE, indices, None).await?;
+        }
+        self.stage.fleetglass_mut()?.kill_and_restart_with(arguments).await
     }
 
     /// A registry over the ConfigMaps, sent to an address, with the name of a Secret if there is one.
@@ -121,7 +144,7 @@ impl Scene {
 }
 
 fn config_map(name: &str, value: &str) -> Value {
-    let metadata = json!({ "name": name, "namespace": "team-000" });
+    let metadata = json!({ "name": name, "namespace": "team-000", "labels": { "of": "test" } });
     json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": { "value": value } })
 }
 
@@ -132,7 +155,7 @@ fn basic(password: &str) -> Lock {
 #[test]
 fn every_kind_of_credentials_opens_what_it_is_for() -> Result<()> {
     run(async || {
-        let scene = Scene::start().await?;
+        let scene = scene().await?;
         let folder = scene.stage.folder();
         let certificate = Gate::open(&scene.node.url, folder, Lock::Certificate).await?;
         let pem = |path| std::fs::read_to_string(path);
@@ -178,7 +201,7 @@ fn every_kind_of_credentials_opens_what_it_is_for() -> Result<()> {
 #[test]
 fn a_node_whose_certificate_bears_another_name_is_trusted_by_that_name_only() -> Result<()> {
     run(async || {
-        let scene = Scene::start().await?;
+        let scene = scene().await?;
         let folder = scene.stage.folder();
         let gate = Gate::open_as(&["search.example"], &scene.node.url, folder, basic("named")).await?;
         let login = [("username", "writer"), ("password", "named"), ("ca.crt", &*gate.authority)];
@@ -203,7 +226,7 @@ fn a_node_whose_certificate_bears_another_name_is_trusted_by_that_name_only() ->
 #[test]
 fn a_secret_in_disorder_is_told_and_nobody_is_asked_without_credentials() -> Result<()> {
     run(async || {
-        let scene = Scene::start().await?;
+        let scene = scene().await?;
         let gate = Gate::open(&scene.node.url, scene.stage.folder(), basic("first")).await?;
         scene.send("sent", &gate.url, Some("opensearch")).await?;
         scene.says("sent", &["False BackendRefused", "Secret default/opensearch", "is not there"]).await?;
@@ -236,16 +259,15 @@ fn a_secret_in_disorder_is_told_and_nobody_is_asked_without_credentials() -> Res
 #[test]
 fn credentials_go_over_http_only_where_the_operator_allows_it() -> Result<()> {
     run(async || {
-        let scene = Scene::start().await?;
+        let mut scene = scene().await?;
         let gate = Gate::open_plain(&scene.node.url, scene.stage.folder(), basic("open")).await?;
         scene.secret("opensearch", &[("username", "writer"), ("password", "open")]).await?;
         scene.send("sent", &gate.url, Some("opensearch")).await?;
         scene.says("sent", &["False BackendRefused", "--opensearch-plaintext-credentials"]).await?;
         ensure!(gate.passed() + gate.anonymous() + gate.refused() == 0, "it was asked");
-        let allowed = Scene::start_with(&["--opensearch-plaintext-credentials"]).await?;
-        allowed.secret("opensearch", &[("username", "writer"), ("password", "open")]).await?;
-        allowed.send("sent", &gate.url, Some("opensearch")).await?;
-        allowed.says("sent", &["True Synced"]).await?;
+        let allowed = ["--opensearch-plaintext-credentials"];
+        scene.stage.fleetglass_mut()?.kill_and_restart_with(&allowed).await?;
+        scene.says("sent", &["True Synced"]).await?;
         assert_eq!((gate.anonymous(), gate.refused()), (0, 0));
         Ok(())
     })
@@ -254,7 +276,7 @@ fn credentials_go_over_http_only_where_the_operator_allows_it() -> Result<()> {
 #[test]
 fn a_backend_that_refuses_or_loses_answers_is_left_alone_as_long_as_it_asks() -> Result<()> {
     run(async || {
-        let scene = Scene::start().await?;
+        let scene = scene().await?;
         let gate = Gate::open_plain(&scene.node.url, scene.stage.folder(), Lock::Open).await?;
         scene.send("sent", &gate.url, None).await?;
         scene.says("sent", &["True Synced"]).await?;
@@ -301,7 +323,7 @@ fn a_backend_that_refuses_or_loses_answers_is_left_alone_as_long_as_it_asks() ->
 #[test]
 fn several_addresses_are_one_backend_and_any_of_them_will_do() -> Result<()> {
     run(async || {
-        let scene = Scene::start().await?;
+        let scene = scene().await?;
         let mut gates = Vec::new();
         for _ in 0..2 {
             gates.push(Gate::open_plain(&scene.node.url, scene.stage.folder(), Lock::Open).await?);
@@ -329,7 +351,7 @@ fn a_document_that_is_refused_is_told_logged_and_sent_once_more_out_of_the_log()
     run(async || {
         let folder = tempfile::tempdir()?;
         let log = folder.path().join("refused.ndjson").display().to_string();
-        let scene = Scene::start_with(&[&format!("--opensearch-dead-letters={log}")]).await?;
+        let scene = scene_with(&[&format!("--opensearch-dead-letters={log}")]).await?;
         scene.send("sent", &scene.node.url, None).await?;
         scene.has(&scene.node, MAPS).await?;
         // Somebody wants names to be numbers.
@@ -362,7 +384,7 @@ fn a_document_that_is_refused_is_told_logged_and_sent_once_more_out_of_the_log()
 #[test]
 fn a_registry_that_names_another_backend_moves_there() -> Result<()> {
     run(async || {
-        let scene = Scene::start().await?;
+        let scene = scene().await?;
         let other = OpenSearch::start(scene.stage.folder()).await?;
         scene.send("moving", &scene.node.url, None).await?;
         scene.has(&scene.node, MAPS).await?;
@@ -384,7 +406,7 @@ fn a_registry_that_names_another_backend_moves_there() -> Result<()> {
 #[test]
 fn nothing_is_deleted_while_nobody_knows_where_some_registry_sends_to() -> Result<()> {
     run(async || {
-        let mut scene = Scene::start().await?;
+        let mut scene = scene().await?;
         let gate = Gate::open_plain(&scene.node.url, scene.stage.folder(), Lock::Open).await?;
         scene.send("maps", &scene.node.url, None).await?;
         // The same node, seen through a gate.
@@ -394,9 +416,9 @@ fn nothing_is_deleted_while_nobody_knows_where_some_registry_sends_to() -> Resul
         let both = MAPS + 4;
         scene.has(&scene.node, both).await?;
         // When the program starts again, the gate lets nobody through.
-        scene.stage.fleetglass.as_mut().context("no Fleetglass")?.kill()?;
+        scene.stage.fleetglass_mut()?.kill()?;
         gate.change_lock(Lock::Bearer("other".into()));
-        scene.stage.fleetglass.as_mut().context("no Fleetglass")?.restart().await?;
+        scene.stage.fleetglass_mut()?.restart().await?;
         scene.says("maps", &["True Synced"]).await?;
         scene.says("others", &["False BackendFailing", "401"]).await?;
         scene.map("new", "yes").await?;
@@ -415,7 +437,7 @@ fn nothing_is_deleted_while_nobody_knows_where_some_registry_sends_to() -> Resul
 #[test]
 fn two_replicas_write_the_same() -> Result<()> {
     run(async || {
-        let scene = Scene::start().await?;
+        let scene = scene().await?;
         let (authority, serving) = serving_pair(scene.stage.folder())?;
         let (kubectl, port) = (scene.stage.kubectl()?, free_port()?);
         let prefix = &scene.stage.control_plane.name;
@@ -485,12 +507,12 @@ fn a_cluster_whose_versions_went_back_is_written_over() -> Result<()> {
 #[test]
 fn dashboards_made_for_the_original_find_its_layout_and_nothing_that_is_gone() -> Result<()> {
     run(async || {
-        let mut scene = Scene::start_with(&["--opensearch-original-layout"]).await?;
+        let mut scene = scene_with(&["--opensearch-original-layout"]).await?;
         // As karmada-search has left it: its index, without fields of ours.
         let closed = json!({ "type": "object", "enabled": false });
         let metadata = json!({ "properties": { "labels": closed, "annotations": closed, "name": { "type": "text" } } });
         let mapping = json!({ "mappings": { "properties": { "kind": { "type": "text" }, "metadata": metadata } } });
-        scene.node.ask(reqwest::Method::PUT, "kubernetes-configmap", Some(mapping)).await?;
+        scene.node.ask(Method::PUT, "kubernetes-configmap", Some(mapping)).await?;
         scene.send("both", &scene.node.url, None).await?;
         scene.map("seen", "1").await?;
         scene.has(&scene.node, MAPS + 1).await?;
@@ -504,9 +526,9 @@ fn dashboards_made_for_the_original_find_its_layout_and_nothing_that_is_gone() -
             "{document}"
         );
         // What goes while nobody looks goes there too.
-        scene.stage.fleetglass.as_mut().context("no Fleetglass")?.kill()?;
+        scene.stage.fleetglass_mut()?.kill()?;
         scene.member()?.kubectl()?.run(&["delete", "configmap", "-n", "team-000", "seen"]).await?;
-        scene.stage.fleetglass.as_mut().context("no Fleetglass")?.restart().await?;
+        scene.stage.fleetglass_mut()?.restart().await?;
         scene.has(&scene.node, MAPS).await?;
         let left = scene.has_in_original_layout(MAPS).await?;
         ensure!(!left.contains_key(live["metadata"]["uid"].as_str().unwrap_or_default()));

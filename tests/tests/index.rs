@@ -80,10 +80,10 @@ fn what_is_asked_is_fresh_and_after_a_kill_only_what_differs_is_taken_in_again()
         until_indexed(&stage, HELD).await?;
         assert_eq!(found(&stage, "label.owner-team:blue").await?, ["member1/app-001"]);
 
-        stage.fleetglass.as_mut().context("no fleetglass")?.kill()?;
+        stage.fleetglass_mut()?.kill()?;
         member.run(&["delete", "deployment", "app-002", "-n", "team-000"]).await?;
         member.run(&["label", "deployment", "app-004", "-n", "team-000", "owner-team=blue"]).await?;
-        stage.fleetglass.as_mut().context("no fleetglass")?.restart().await?;
+        stage.fleetglass_mut()?.restart().await?;
         eventually(Duration::from_secs(60), async || {
             let blue = found(&stage, "label.owner-team:blue").await?;
             // In the order of namespaces.
@@ -120,13 +120,13 @@ fn a_damaged_index_is_built_anew_while_queries_are_answered() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let mut stage = stage(&[format!("--search-index-dir={}", folder.path().display())]).await?;
         until_indexed(&stage, HELD).await?;
-        stage.fleetglass.as_mut().context("no fleetglass")?.kill()?;
+        stage.fleetglass_mut()?.kill()?;
         let path = file_of_terms(folder.path()).context("no terms")?;
         let mut bytes = std::fs::read(&path)?;
         let middle = bytes.len() / 2;
         bytes[middle] ^= 0xff;
         std::fs::write(&path, bytes)?;
-        stage.fleetglass.as_mut().context("no fleetglass")?.restart().await?;
+        stage.fleetglass_mut()?.restart().await?;
         eventually(Duration::from_secs(60), async || {
             let pods = found(&stage, "label.app:app-003 kind:Pod").await?;
             ensure!(pods.len() == PODS, "{pods:?}");

@@ -227,7 +227,7 @@ fn an_acknowledged_write_survives_a_kill_at_once_in_etcd() -> Result<()> {
         for round in 0..3 {
             let name = format!("kept-{round}");
             kubectl.apply(&registry(&name, &["nowhere"], &["v1/Pod"]).to_string()).await?;
-            stage.fleetglass.as_mut().context("no fleetglass")?.kill_and_restart().await?;
+            stage.fleetglass_mut()?.kill_and_restart().await?;
             eventually(Duration::from_secs(60), async || json_of(&kubectl, &name).await.map(drop)).await?;
         }
         Ok(())

@@ -358,7 +358,7 @@ fn registries_are_encrypted_once_asked_for_and_keys_can_be_rotated() -> Result<(
         ensure!(raw.starts_with("k8s:enc:aescbc:v1:one:") && !raw.contains("apps/v1"), "{raw}");
 
         encryption(folder.path(), "resourceregistries.search.karmada.io", &[SECRETBOX, AESCBC])?;
-        stage.fleetglass.as_mut().context("no fleetglass")?.kill_and_restart().await?;
+        stage.fleetglass_mut()?.kill_and_restart().await?;
         eventually(Duration::from_secs(60), async || rewrite(&kubectl).await).await?;
         let raw = raw_text(&stage).await?;
         ensure!(raw.starts_with("k8s:enc:secretbox:v1:three:"), "{raw}");

@@ -82,11 +82,11 @@ impl Scene {
     }
 
     fn kill(&mut self) -> Result<()> {
-        self.stage.fleetglass.as_mut().context("no Fleetglass")?.kill()
+        self.stage.fleetglass_mut()?.kill()
     }
 
     async fn restart(&mut self) -> Result<()> {
-        self.stage.fleetglass.as_mut().context("no Fleetglass")?.restart().await
+        self.stage.fleetglass_mut()?.restart().await
     }
 
     async fn member(&self, number: usize, arguments: &[&str]) -> Result<String> {

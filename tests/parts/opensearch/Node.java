@@ -3,7 +3,7 @@ import org.codelibs.opensearch.runner.OpenSearchRunner;
 
 /**
  * One node on loopback, run from its source: {@code java -cp 'LIBRARIES/*' Node.java FOLDER NAME=VALUE...}, where the last ones are
- * settings of OpenSearch. It ends with its process.
+ * settings of OpenSearch. It ends with its process, or, if the environment says so, when it has started.
  */
 public final class Node {
     public static void main(String[] words) throws Exception {
@@ -18,6 +18,10 @@ public final class Node {
             }
         });
         runner.build(OpenSearchRunner.newConfigs().basePath(words[0]).numOfNode(1));
+        if (System.getenv("FLEETGLASS_NODE_ENDS") != null) {
+            runner.ensureYellow();
+            System.exit(0);
+        }
         Thread.currentThread().join();
     }
 }

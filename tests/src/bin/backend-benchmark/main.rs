@@ -67,7 +67,7 @@ async fn main() -> Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::INFO).init();
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let folder = tempfile::Builder::new().prefix("fleetglass-backend-").tempdir()?;
-    let node = OpenSearch::start(folder.path()).await?;
+    let node = OpenSearch::start_for_measuring(folder.path()).await?;
     let cache = Arc::new(Cache::default());
     let filling = (Arc::clone(&cache), arguments.objects, arguments.clusters);
     tokio::task::spawn_blocking(move || fill(&filling.0, filling.1, filling.2)).await??;
