@@ -11,6 +11,7 @@ pub mod differences;
 pub mod explain;
 pub mod facets;
 mod lookup;
+pub mod moments;
 pub mod names;
 pub mod order;
 pub mod owners;
@@ -36,6 +37,7 @@ pub(crate) use candidates::is_another_version;
 use candidates::{Candidate, Candidates};
 use facets::{Facets, FacetsError};
 use lookup::{Known, Lookup};
+use moments::Moments;
 use order::{By, Order, Ranked, SortKey};
 
 /// So few objects are sorted by looking at them sooner than by all values of a field. Tests have few objects in all.
@@ -63,6 +65,15 @@ pub struct Question {
     pub limit: usize,
     /// Only those behind this one.
     pub after: Option<SortKey>,
+    /// As they were when the first page was given, where backends answer and still know.
+    pub moments: Moments,
+}
+
+impl Question {
+    /// For the first page.
+    pub fn new(scope: Scope, order: Order, limit: usize) -> Self {
+        Self { scope, order, limit, after: None, moments: Moments::default() }
+    }
 }
 
 /// One object that was found.
@@ -129,6 +140,8 @@ pub struct Page {
     pub version: MergedVersion,
     /// Whether the deadline came first, so that some objects were not looked at.
     pub is_partial: bool,
+    /// Which moments of backends it shows, if a page follows.
+    pub moments: Moments,
 }
 
 /// What questions are asked of: the cache with its index, or backends.
@@ -204,11 +217,18 @@ pub fn answer(cache: &Cache, index: &Index, question: &Question) -> Page {
 impl Page {
     /// Where there is nothing.
     pub(crate) fn empty() -> Self {
-        Self { hits: Vec::new(), next: None, remaining: 0, version: MergedVersion::default(), is_partial: false }
+        Self {
+            hits: Vec::new(),
+            next: None,
+            remaining: 0,
+            version: MergedVersion::default(),
+            is_partial: false,
+            moments: Moments::default(),
+        }
     }
 
     fn nothing(candidates: &Candidates) -> Self {
-        Self { hits: Vec::new(), next: None, remaining: 0, version: candidates.version.clone(), is_partial: true }
+        Self { version: candidates.version.clone(), is_partial: true, ..Self::empty() }
     }
 }
 
@@ -265,7 +285,8 @@ fn page(lookup: &Lookup<'_>, question: &Question) -> Result<Page, IndexError> {
     let remaining = passed - hits.len() as u64;
     // Behind the last of a partial page may stand what was not looked at, and before it too: there is no next one.
     let next = next.filter(|_| remaining > 0 && is_complete);
-    Ok(Page { hits, next, remaining, version: lookup.candidates.version.clone(), is_partial: !is_complete })
+    let (version, is_partial) = (lookup.candidates.version.clone(), !is_complete);
+    Ok(Page { hits, next, remaining, version, is_partial, moments: Moments::default() })
 }
 
 /// The first of a segment's documents; those whose place only their objects tell are moved to the ones to be looked at.

@@ -12,6 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize, Serializer as _};
 
 use crate::resource::ClusterName;
+use crate::search::moments::Moments;
 
 /// Longest token that is looked at, in bytes: room for thousands of clusters.
 const TOKEN_LIMIT: usize = 1 << 20;
@@ -68,6 +69,9 @@ pub struct ContinueToken {
     pub after: (String, String, String),
     /// Objects given on the pages so far.
     pub given: u64,
+    /// The moments of backends that the pages show.
+    #[serde(default, skip_serializing_if = "Moments::is_empty")]
+    pub moments: Moments,
 }
 
 impl ContinueToken {
@@ -133,7 +137,7 @@ mod tests {
                 version.set(name.into(), part.into());
             }
             prop_assert_eq!(&MergedVersion::decode(&version.encode()).unwrap(), &version);
-            let token = ContinueToken { resource_version: version.encode(), after, given };
+            let token = ContinueToken { resource_version: version.encode(), after, given, moments: Moments::default() };
             prop_assert_eq!(ContinueToken::decode(&token.encode()).unwrap(), token);
         }
 

@@ -183,10 +183,22 @@ impl OpenSearch {
     /// # Errors
     /// If it can't be asked.
     pub async fn points_in_time(&self) -> Result<u64> {
+        self.search_count("point_in_time_total").await
+    }
+
+    /// How many points in time are open.
+    ///
+    /// # Errors
+    /// If it can't be asked.
+    pub async fn open_points_in_time(&self) -> Result<u64> {
+        self.search_count("point_in_time_current").await
+    }
+
+    async fn search_count(&self, name: &str) -> Result<u64> {
         let stats = self.ask(Method::GET, "_nodes/stats/indices/search", None).await?;
         let nodes = stats["nodes"].as_object().context("an answer without nodes")?;
-        let of = |node: &Value| node["indices"]["search"]["point_in_time_total"].as_u64();
-        nodes.values().map(|node| of(node).context("no count of points in time")).sum()
+        let of = |node: &Value| node["indices"]["search"][name].as_u64();
+        nodes.values().map(|node| of(node).with_context(|| format!("no {name}"))).sum()
     }
 
     /// How many documents match a query.

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
+use reqwest::Method;
 use samples::{FIELDS, KINDS, Written};
 use serde_json::{Value, json};
 use shared::run;
@@ -72,7 +73,7 @@ fn write_clusters(folder: &Path, written: &[Written]) -> Result<usize> {
 struct World {
     node: OpenSearch,
     servers: BTreeMap<&'static str, Standalone>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// The one that looks at every object.
@@ -112,7 +113,7 @@ async fn world(written: &[Written]) -> Result<World> {
         })
         .await?;
     }
-    Ok(World { node, servers, _folder: folder })
+    Ok(World { node, servers, folder })
 }
 
 /// What an answer shows, in its order, and what it says of the rest.
@@ -247,7 +248,7 @@ fn a_server_without_a_cache_shows_what_others_wrote_and_says_what_it_cannot_do()
             secrets.headers().get_all("warning").iter().filter_map(|value| value.to_str().ok()).collect();
         ensure!(warnings.iter().any(|warning| warning.contains("no data of Secrets")), "{warnings:?}");
         // A backend that is away is an error that names it, never an empty answer.
-        let World { mut node, servers, _folder } = world;
+        let World { mut node, servers, folder: _folder } = world;
         node.kill();
         for what in ["query", "cache/api/v1/pods"] {
             let refused = servers["opensearch alone"].answer(what, &[]).await?;
@@ -256,5 +257,80 @@ fn a_server_without_a_cache_shows_what_others_wrote_and_says_what_it_cannot_do()
             ensure!(text.contains(&node.url), "{text}");
         }
         servers.into_values().try_for_each(Standalone::stop)
+    })
+}
+
+/// A ConfigMap of a cluster.
+fn map(world: &World, name: &str) -> std::path::PathBuf {
+    world.folder.path().join(format!("clusters/paged/ConfigMap-shop-{name}.json"))
+}
+
+fn write_map(world: &World, name: &str) -> Result<()> {
+    let metadata = json!({ "name": name, "namespace": "shop", "labels": { "of": "pages" } });
+    let object = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata });
+    std::fs::create_dir_all(map(world, name).parent().context("a folder")?)?;
+    Ok(std::fs::write(map(world, name), object.to_string())?)
+}
+
+/// Names on a page, and the token of the next one.
+async fn page(server: &Standalone, what: &str, token: &str) -> Result<(Vec<String>, String)> {
+    let parameters = [("q", "label.of:pages"), ("orderBy", "name"), ("limit", "3"), ("continue", token)];
+    let listed = [("labelSelector", "of=pages"), ("limit", "3"), ("continue", token)];
+    let parameters = if what == "query" { &parameters[..] } else { &listed[..] };
+    let answer = server.ask(what, parameters).await?;
+    let items = answer["items"].as_array().context("no items")?.iter();
+    let names = items.map(|item| item["metadata"]["name"].as_str().unwrap_or_default().to_owned()).collect();
+    Ok((names, answer["metadata"]["continue"].as_str().unwrap_or_default().to_owned()))
+}
+
+async fn further_pages(server: &Standalone, what: &str, mut token: String) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    while !token.is_empty() {
+        let (names, next) = page(server, what, &token).await?;
+        all.extend(names);
+        token = next;
+    }
+    Ok(all)
+}
+
+async fn shows(server: &Standalone, expected: &[String]) -> Result<()> {
+    eventually(SOON, async || {
+        let (mut all, token) = page(server, "query", "").await?;
+        all.extend(further_pages(server, "query", token).await?);
+        ensure!(all == expected, "{all:?} instead of {expected:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[test]
+fn further_pages_out_of_opensearch_show_what_there_was_when_the_first_one_was_given() -> Result<()> {
+    run(async || {
+        let world = world(&[]).await?;
+        let reader = &world.servers["opensearch alone"];
+        let named = |numbers: std::ops::Range<u32>| numbers.map(|number| format!("map-{number}")).collect::<Vec<_>>();
+        let (before, after) = (named(10..20), [named(10..15), vec!["map-15b".to_owned()], named(16..20)].concat());
+        for what in ["query", "cache/api/v1/namespaces/shop/configmaps"] {
+            std::fs::remove_file(map(&world, "map-15b")).ok();
+            before.iter().try_for_each(|name| write_map(&world, name))?;
+            shows(reader, &before).await?;
+            let (first, token) = page(reader, what, "").await?;
+            let (_, other) = page(reader, what, "").await?;
+            std::fs::remove_file(map(&world, "map-15"))?;
+            write_map(&world, "map-15b")?;
+            shows(reader, &after).await?;
+            assert_eq!([first, further_pages(reader, what, token).await?].concat(), before, "{what}");
+            // When OpenSearch has forgotten that moment, it goes on at the present one.
+            world.node.ask(Method::DELETE, "_search/point_in_time/_all", None).await?;
+            assert_eq!(further_pages(reader, what, other).await?, after[3..], "{what}");
+        }
+        // Nothing is kept of answers that were read to their end.
+        eventually(SOON, async || {
+            let open = world.node.open_points_in_time().await?;
+            ensure!(open == 0, "{open} points in time are open");
+            Ok(())
+        })
+        .await?;
+        world.servers.into_values().try_for_each(Standalone::stop)
     })
 }

@@ -2,7 +2,8 @@
 //!
 //! In: a question, as [`search`](crate::search) has it, and the backends to ask. Out: the same page or counts that the objects
 //! themselves would give. What documents surely tell ([`translate`], [`order`]) OpenSearch selects, sorts and counts; what they
-//! leave in doubt is fetched and looked at by the query's own meaning. All of an answer is of one moment ([`scan`]).
+//! leave in doubt is fetched and looked at by the query's own meaning. All of an answer is of one moment ([`scan`]), its further
+//! pages too, as long as the backend remembers it.
 
 mod bounds;
 pub mod choice;
@@ -34,11 +35,10 @@ use crate::resource::{ApiResource, ClusterName, GroupVersionResource};
 use crate::search::facets::{Facets, FacetsError};
 use crate::search::order::{Ranked, SortKey};
 use crate::search::{Answers, Hit, Page, Question, Scope, Unavailable};
-use crate::version::MergedVersion;
 use bounds::{Bounds, Condition};
 pub use listing::{BackendListing, ListedObject};
 use order::NativeOrder;
-use scan::{Moment, Source, Walk, is_late};
+use scan::{Kept, Moment, Source, Walk, is_late};
 pub use verified::VerifiedAnswers;
 
 /// Why a backend gave no answer.
@@ -59,6 +59,11 @@ pub(super) enum ReadError {
 }
 
 impl ReadError {
+    /// Whether the moment that was asked about is none, or no longer.
+    fn is_about_moment(&self) -> bool {
+        matches!(self, Self::Backend(error) if matches!(error.status(), Some(400 | 404)))
+    }
+
     /// Whether the question is more than OpenSearch takes: with less of it told, it may do.
     fn is_about_question(&self) -> bool {
         let Self::Backend(error) = self else { return false };
@@ -80,6 +85,7 @@ pub struct Reader {
     /// Where documents are.
     pub(super) alias: String,
     knows_paths: OnceCell<bool>,
+    kept: Kept,
 }
 
 impl std::fmt::Debug for Reader {
@@ -159,6 +165,10 @@ impl Best<'_> {
     }
 }
 
+fn forgotten(reader: &Reader, error: &ReadError) {
+    tracing::debug!(backend = reader.name, %error, "OpenSearch has forgotten a moment: going on at the present one");
+}
+
 /// What documents tell of a scope, its clusters among it.
 fn bounds_of(scope: &Scope, knows_paths: bool) -> Bounds {
     let asked = translate::bounds(&scope.evaluator, knows_paths);
@@ -175,19 +185,38 @@ impl Reader {
             client: Client::new(target)?,
             alias: Layout::new(prefix).alias,
             knows_paths: OnceCell::new(),
+            kept: Kept::default(),
         })
     }
 
-    async fn page(self: &Arc<Self>, question: &Question) -> Result<Page, ReadError> {
-        let Some(mut moment) = Moment::begin(self).await? else { return Ok(Page::empty()) };
+    /// A page, and of which moment it is; none if nothing was ever written.
+    async fn page(self: &Arc<Self>, question: &Question) -> Result<(Page, Option<Moment>), ReadError> {
+        if let Some(id) = question.moments.of(&self.name) {
+            match self.page_at(Moment::again(self, id).await?, question).await {
+                Err(error) if error.is_about_moment() => forgotten(self, &error),
+                other => return other,
+            }
+        }
+        match Moment::begin(self).await? {
+            Some(moment) => self.page_at(moment, question).await,
+            None => Ok((Page::empty(), None)),
+        }
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn page_at(&self, mut moment: Moment, question: &Question) -> Result<(Page, Option<Moment>), ReadError> {
         let bounds = bounds_of(&question.scope, moment.knows_paths());
-        match page_of(&mut moment, question, &bounds).await {
+        let page = match page_of(&mut moment, question, &bounds).await {
             Err(error) if error.is_about_question() => {
                 tracing::debug!(backend = self.name, %error, "OpenSearch does not take a query: looking at all objects");
                 page_of(&mut moment, question, &Bounds::unknown()).await
             }
             other => other,
-        }
+        }?;
+        Ok((page, Some(moment)))
     }
 
     /// Whether flat objects can be asked whether a path is there; earlier versions find none.
@@ -198,7 +227,7 @@ impl Reader {
 }
 
 async fn page_of(moment: &mut Moment, question: &Question, bounds: &Bounds) -> Result<Page, ReadError> {
-    let Question { scope, order, after, limit } = question;
+    let Question { scope, order, after, limit, .. } = question;
     let native = NativeOrder::of(order, scope.evaluator.expression(), after.as_ref());
     let sure =
         native.as_ref().map_or(Condition::Nothing, |native| bounds.sure.clone().and(native.doubtful.clone().not()));
@@ -283,7 +312,7 @@ fn into_page(best: Best<'_>, passed: u64, is_complete: bool) -> Page {
     let hits: Vec<Hit> = ranked.into_iter().map(Ranked::into_value).collect();
     let remaining = passed.saturating_sub(hits.len() as u64);
     let next = next.filter(|_| remaining > 0 && is_complete);
-    Page { hits, next, remaining, version: MergedVersion::default(), is_partial: !is_complete }
+    Page { hits, next, remaining, is_partial: !is_complete, ..Page::empty() }
 }
 
 /// Answers from all backends together.
@@ -320,12 +349,20 @@ impl Answers for BackendAnswers {
     }
 
     fn page(&self, question: &Question) -> Result<Page, Unavailable> {
-        let mut pages = Vec::new();
+        let (mut pages, mut moments) = (Vec::new(), Vec::new());
         for reader in self.readers.iter() {
-            let page = self.ask(&question.scope, reader.page(question)).map_err(|error| reader.unavailable(&error))?;
+            let answered = self.ask(&question.scope, reader.page(question));
+            let (page, moment) = answered.map_err(|error| reader.unavailable(&error))?;
             pages.push(page);
+            moments.extend(moment.map(|moment| (&reader.name, moment)));
         }
-        Ok(merged(pages, question))
+        let mut page = merged(pages, question);
+        if page.next.is_some() {
+            for (backend, moment) in moments {
+                page.moments.note(backend, moment.keep());
+            }
+        }
+        Ok(page)
     }
 
     fn facets(&self, scope: &Scope, by: &[Field], size: usize) -> Result<Facets, FacetsError> {

@@ -87,7 +87,7 @@ fn scope(expression: &Expression) -> Scope {
 
 fn ask(cache: &Cache, index: &Index, expression: &Expression, order: &str, limit: usize, page: usize) -> Page {
     let order = Order::parse(order, expression).unwrap();
-    let mut question = Question { scope: scope(expression), order, limit, after: None };
+    let mut question = Question::new(scope(expression), order, limit);
     let mut found = answer(cache, index, &question);
     for _ in 0..page {
         if found.next.is_some() {

@@ -107,7 +107,7 @@ pub fn differences(
     let comparison = Comparison::new(&candidates);
     loop {
         let question =
-            Question { scope: scope.clone(), order: Order::by_identity(), limit: AT_ONCE, after: found.next.take() };
+            Question { after: found.next.take(), ..Question::new(scope.clone(), Order::by_identity(), AT_ONCE) };
         let asked = page(&Lookup::new(committed.clone(), &candidates), &question).or_else(|error| {
             index.give_up(committed.take().as_ref(), &error);
             page(&Lookup::new(None, &candidates), &question)

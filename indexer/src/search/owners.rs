@@ -131,7 +131,7 @@ fn found(
     let asked = Expression::All(vec![may_own(answers, scope, clause)?, asked]);
     let evaluator: Evaluator = scope.evaluator.asking(asked);
     let order = Order::by_identity();
-    let question = Question { scope: Scope { evaluator, ..scope.clone() }, order, limit: MOST_OWNERS + 1, after: None };
+    let question = Question::new(Scope { evaluator, ..scope.clone() }, order, MOST_OWNERS + 1);
     let page = answers.page(&question)?;
     if page.is_partial || Instant::now() >= scope.deadline {
         return Err(OwnersError::TooLong(clause.test.to_string()));

@@ -53,7 +53,7 @@ fn scope(query: &str) -> Scope {
 fn question(query: &str, order: &str, limit: usize, after: Option<SortKey>) -> Question {
     let scope = scope(query);
     let order = Order::parse(order, scope.evaluator.expression()).unwrap();
-    Question { scope, order, limit, after }
+    Question { after, ..Question::new(scope, order, limit) }
 }
 
 fn names(page: &Page) -> Vec<String> {

@@ -104,7 +104,7 @@ impl First {
     /// If it takes too long, or is too much.
     pub fn find(mut self) -> Result<Vec<Hit>, WatchError> {
         self.scope.deadline = Instant::now() + DEADLINE;
-        let question = Question { scope: self.scope, order: Order::by_identity(), limit: MOST, after: None };
+        let question = Question::new(self.scope, Order::by_identity(), MOST);
         let lookup = |committed| page(&Lookup::new(committed, &self.candidates), &question);
         let found = lookup(self.committed.take()).or_else(|error| {
             tracing::warn!(%error, "a watch begins without the index");

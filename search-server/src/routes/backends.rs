@@ -173,11 +173,10 @@ pub(super) async fn list(
     let notices = source.reports.borrow().notices(query.clusters.as_ref(), Some(&asked.resource));
     let is_filtered = query.is_filtered();
     let position = asked.options.position();
-    let listing = BackendListing::begin(&readers, &asked.resource, query, position.as_ref()).await;
-    let mut listing = listing.map_err(|error| unavailable(&error))?;
-    let (metadata, chosen) = choose(&mut listing, asked, is_filtered).await?;
-    let rest = chosen.is_none().then_some(listing);
-    let objects = Walk { chosen: chosen.unwrap_or_default().into_iter(), rest };
+    let after = position.as_ref().zip(asked.options.page.as_ref().map(|token| &token.moments));
+    let listing = BackendListing::begin(&readers, &asked.resource, query, after).await;
+    let listing = listing.map_err(|error| unavailable(&error))?;
+    let (metadata, objects) = choose(listing, asked, is_filtered).await?;
     let body = if wants_table(headers) {
         let rows = Rows::with_columns(&asked.resource, &kind, &[], asked.options.include_object);
         let head = apiservice::table::open(&metadata, rows.columns())?;
@@ -199,15 +198,11 @@ pub(super) async fn list(
     Ok(response)
 }
 
-/// A page, where one was asked for: its token stands before its objects.
-async fn choose(
-    listing: &mut BackendListing,
-    asked: &Asked,
-    is_filtered: bool,
-) -> Result<(TableMeta, Option<Vec<ListedObject>>), ApiError> {
+/// A page, where one was asked for: its token stands before its objects. Else all.
+async fn choose(mut listing: BackendListing, asked: &Asked, is_filtered: bool) -> Result<(TableMeta, Walk), ApiError> {
     let options = &asked.options;
     let Some(limit) = options.limit.map(|limit| limit.min(MOST_AT_ONCE)) else {
-        return Ok((TableMeta::default(), None));
+        return Ok((TableMeta::default(), Walk { chosen: Vec::new().into_iter(), rest: Some(listing) }));
     };
     let mut chosen = Vec::new();
     let mut has_more = false;
@@ -219,18 +214,18 @@ async fn choose(
         chosen.push(object);
     }
     let given = options.page.as_ref().map_or(0, |token| token.given) + chosen.len() as u64;
+    let remaining = listing.candidates().saturating_sub(chosen.len() as u64).max(1);
     let token = chosen.last().filter(|_| has_more).map(|last| {
         let end = last.position();
         let after = (end.namespace, end.name, end.cluster.to_string());
-        ContinueToken { resource_version: String::new(), after, given }
+        ContinueToken { resource_version: String::new(), after, given, moments: listing.keep() }
     });
-    let remaining = listing.candidates().saturating_sub(chosen.len() as u64).max(1);
     let metadata = TableMeta {
         remaining_item_count: token.as_ref().filter(|_| !is_filtered).and_then(|_| i64::try_from(remaining).ok()),
         continue_token: token.map(|token| token.encode()).unwrap_or_default(),
         ..TableMeta::default()
     };
-    Ok((metadata, Some(chosen)))
+    Ok((metadata, Walk { chosen: chosen.into_iter(), rest: None }))
 }
 
 /// Objects of an answer: a page that was chosen, or all, read as they are asked for.

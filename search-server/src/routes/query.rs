@@ -29,6 +29,7 @@ use http::{HeaderMap, HeaderValue};
 use indexer::query::evaluate::Evaluator;
 use indexer::resource::ClusterName;
 use indexer::search::facets::{Facet, FacetsError, TooManyValues};
+use indexer::search::moments::Moments;
 use indexer::search::order::{Order, SortKey};
 use indexer::search::owners::{OwnersError, resolve};
 use indexer::search::{Answers, Page, Question, Scope, Unavailable};
@@ -189,6 +190,8 @@ pub(super) struct Token {
     q: String,
     order: String,
     after: SortKey,
+    #[serde(default, skip_serializing_if = "Moments::is_empty")]
+    moments: Moments,
 }
 
 impl Token {
@@ -196,56 +199,48 @@ impl Token {
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
     }
 
-    /// Where the page begins that is asked for; none if it is the first.
-    fn read(parameters: &Parameters, asked: &str, order: &str) -> Result<Option<SortKey>, ApiError> {
+    /// Where the page begins that is asked for, and of when it is; none if it is the first.
+    fn read(parameters: &Parameters, asked: &str, order: &str) -> Result<Option<(SortKey, Moments)>, ApiError> {
         let text = parameters.get("continue").unwrap_or_default();
         Self::belonging(text, asked, order, "q and orderBy must stay the same")
     }
 
     /// The token of a list that is sorted as its label selector says.
     pub(super) fn for_list(selector: String, after: SortKey) -> String {
-        Self { q: selector, order: LIST.to_owned(), after }.encode()
+        Self { q: selector, order: LIST.to_owned(), after, moments: Moments::default() }.encode()
     }
 
     /// Where the page of such a list begins; none if it is the first.
     pub(super) fn of_list(text: &str, selector: &str) -> Result<Option<SortKey>, ApiError> {
-        Self::belonging(text, selector, LIST, "labelSelector must stay the same")
+        let belonging = Self::belonging(text, selector, LIST, "labelSelector must stay the same")?;
+        Ok(belonging.map(|(after, _)| after))
     }
 
-    fn belonging(text: &str, asked: &str, order: &str, advice: &str) -> Result<Option<SortKey>, ApiError> {
+    fn belonging(text: &str, asked: &str, order: &str, advice: &str) -> Result<Option<(SortKey, Moments)>, ApiError> {
         if text.is_empty() {
             return Ok(None);
         }
         let decoded = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
         let token = decoded.ok_or_else(|| ApiError::bad_request(UNKNOWN_TOKEN))?;
         if (token.q.as_str(), token.order.as_str()) == (asked, order) {
-            return Ok(Some(token.after));
+            return Ok(Some((token.after, token.moments)));
         }
         Err(ApiError::bad_request(format!("continue: belongs to another query; {advice}")))
     }
 }
 
+/// What `search/query` can be asked.
+const PARAMETERS: [&str; 11] =
+    ["q", "cluster", "orderBy", "limit", "continue", "count", "includeObject", "format", "fields", "watch", "explain"];
+
 /// Answers `search/query`.
 pub(super) async fn objects(state: &SearchState, headers: &HeaderMap, query: &str) -> Result<Response, ApiError> {
-    let known = [
-        "q",
-        "cluster",
-        "orderBy",
-        "limit",
-        "continue",
-        "count",
-        "includeObject",
-        "format",
-        "fields",
-        "watch",
-        "explain",
-    ];
-    let parameters = Parameters::read(query, &known)?;
+    let parameters = Parameters::read(query, &PARAMETERS)?;
     let scope = scope(state, &parameters)?;
     let order_by = parameters.get("orderBy").unwrap_or_default().to_owned();
     let order = Order::parse(&order_by, scope.evaluator.expression()).map_err(|error| refused("orderBy", &error))?;
     let asked = scope.evaluator.expression().to_string();
-    let after = Token::read(&parameters, &asked, &order_by)?;
+    let (after, moments) = Token::read(&parameters, &asked, &order_by)?.unzip();
     if after.as_ref().is_some_and(|after| !order.fits(after)) {
         return Err(ApiError::bad_request(UNKNOWN_TOKEN));
     }
@@ -270,7 +265,7 @@ pub(super) async fn objects(state: &SearchState, headers: &HeaderMap, query: &st
     }
     let clusters = scope.clusters.clone();
     let answers = state.answers(&scope)?;
-    let question = Question { scope, order, limit, after };
+    let question = Question { after, moments: moments.unwrap_or_default(), ..Question::new(scope, order, limit) };
     let answering = move |answers: &dyn Answers| {
         let deadline = Instant::now() + DEADLINE;
         let scope = resolve(answers, &Scope { deadline, ..question.scope.clone() })?;
@@ -279,7 +274,8 @@ pub(super) async fn objects(state: &SearchState, headers: &HeaderMap, query: &st
     let page = ask(state, answers, answering).await?;
     let lacks = state_of(state, clusters.as_ref());
     let is_partial = page.is_partial;
-    let metadata = metadata(&page, counts, |after| Token { q: asked, order: order_by, after }.encode());
+    let moments = page.moments.clone();
+    let metadata = metadata(&page, counts, |after| Token { q: asked, order: order_by, after, moments }.encode());
     let mut response = shape.answer(page.hits, &metadata)?;
     response.extensions_mut().insert(Compressible);
     warn(response.headers_mut(), &lacks, is_partial);

@@ -7,11 +7,12 @@ use serde_json::json;
 
 use super::bounds::Condition;
 use super::scan::{Moment, Walk};
-use super::{Found, ReadError, Reader};
+use super::{Found, ReadError, Reader, forgotten};
 use crate::codec::Frame;
 use crate::entry::{Entry, EntryKey, Version};
 use crate::resource::{ClusterName, GroupVersionResource};
 use crate::search::Unavailable;
+use crate::search::moments::Moments;
 use crate::view::Query;
 use crate::view::list::Position;
 
@@ -74,7 +75,7 @@ fn behind(after: &Position) -> Condition {
 }
 
 impl BackendListing {
-    /// Begins at the first object, or behind a place.
+    /// Begins at the first object, or behind a place, at moments that were kept or at the present one.
     ///
     /// # Errors
     /// If a backend gives no answer.
@@ -82,14 +83,25 @@ impl BackendListing {
         readers: &[Arc<Reader>],
         resource: &GroupVersionResource,
         query: Query,
-        after: Option<&Position>,
+        after: Option<(&Position, &Moments)>,
     ) -> Result<Self, Unavailable> {
         let mut sources = Vec::new();
+        let condition = condition(resource, &query, after.map(|(place, _)| place));
         for reader in readers {
-            let begun = ListSource::begin(reader, &condition(resource, &query, after)).await;
+            let moment = after.and_then(|(_, moments)| moments.of(reader.name()));
+            let begun = ListSource::begin(reader, &condition, moment).await;
             sources.extend(begun.map_err(|error| reader.unavailable(&error))?);
         }
         Ok(Self { query, sources })
+    }
+
+    /// Keeps the moments that it shows, for the next page.
+    pub fn keep(self) -> Moments {
+        let mut moments = Moments::default();
+        for ListSource { reader, moment, .. } in self.sources {
+            moments.note(reader.name(), moment.keep());
+        }
+        moments
     }
 
     /// Objects before the query's filter.
@@ -147,14 +159,26 @@ impl ListedObject {
 }
 
 impl ListSource {
-    async fn begin(reader: &Arc<Reader>, condition: &Condition) -> Result<Option<Self>, ReadError> {
-        let Some(mut moment) = Moment::begin(reader).await? else { return Ok(None) };
+    async fn begin(reader: &Arc<Reader>, condition: &Condition, kept: Option<&str>) -> Result<Option<Self>, ReadError> {
+        if let Some(id) = kept {
+            match Self::at(Moment::again(reader, id).await?, condition).await {
+                Err(error) if error.is_about_moment() => forgotten(reader, &error),
+                begun => return begun.map(Some),
+            }
+        }
+        match Moment::begin(reader).await? {
+            Some(moment) => Self::at(moment, condition).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn at(mut moment: Moment, condition: &Condition) -> Result<Self, ReadError> {
         let query = condition.to_query();
         let candidates = moment.count(&query).await?;
         let sort =
             json!([{ "namespace": { "order": "asc", "missing": "_first" } }, { "name": "asc" }, { "cluster": "asc" }]);
         let walk = Walk::sorted(query, sort);
-        Ok(Some(Self { reader: Arc::clone(reader), moment, walk, ahead: VecDeque::new(), candidates }))
+        Ok(Self { reader: Arc::clone(moment.reader()), moment, walk, ahead: VecDeque::new(), candidates })
     }
 
     async fn read_ahead(&mut self) -> Result<(), ReadError> {

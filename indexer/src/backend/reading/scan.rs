@@ -1,9 +1,11 @@
-//! Documents of one moment, page by page: a point in time, and walks over what meets a condition then.
+//! Documents of one moment, page by page: a point in time, which may be gone back to, and walks over what meets a condition then.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use opensearch::http::Method;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -17,6 +19,9 @@ const AT_ONCE: (usize, usize) = (50, 2_000);
 const BYTES: usize = 8 << 20;
 /// How long OpenSearch keeps a moment that nobody asks about.
 const KEPT: &str = "5m";
+
+/// Moments kept for further pages; OpenSearch's own limit is 300 a node.
+const MOST_KEPT: usize = 32;
 
 /// What is read of a document.
 #[derive(Debug, Deserialize)]
@@ -79,6 +84,23 @@ pub(super) struct Moment {
     knows_paths: bool,
 }
 
+/// Moments that somebody may ask about again, the oldest first: no more than OpenSearch has room for beside those of others.
+#[derive(Debug, Default)]
+pub(super) struct Kept(Mutex<VecDeque<String>>);
+
+impl Kept {
+    /// Remembers one more; the one to be closed for it, if there are too many.
+    fn keep(&self, id: &str) -> Option<String> {
+        let mut kept = self.0.lock();
+        kept.push_back(id.to_owned());
+        if kept.len() > MOST_KEPT { kept.pop_front() } else { None }
+    }
+
+    fn forget(&self, id: &str) {
+        self.0.lock().retain(|kept| kept != id);
+    }
+}
+
 /// Documents in an order, a page at a time.
 pub(super) struct Walk {
     query: Value,
@@ -91,6 +113,13 @@ pub(super) struct Walk {
 }
 
 impl Moment {
+    /// One that was kept. Whether it is still known is seen when it is asked about.
+    pub(super) async fn again(reader: &Arc<Reader>, id: &str) -> Result<Self, ReadError> {
+        reader.kept.forget(id);
+        let knows_paths = reader.knows_paths().await?;
+        Ok(Self { reader: Arc::clone(reader), id: id.to_owned(), knows_paths })
+    }
+
     /// The present one; none if nothing was ever written.
     pub(super) async fn begin(reader: &Arc<Reader>) -> Result<Option<Self>, ReadError> {
         #[derive(Deserialize)]
@@ -110,6 +139,21 @@ impl Moment {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whose moment it is.
+    pub(super) fn reader(&self) -> &Arc<Reader> {
+        &self.reader
+    }
+
+    /// Keeps it for whoever asks about it again soon, by the name that is given out.
+    pub(super) fn keep(mut self) -> String {
+        let id = std::mem::take(&mut self.id);
+        if let Some(oldest) = self.reader.kept.keep(&id) {
+            // Which closes it.
+            drop(Self { reader: Arc::clone(&self.reader), id: oldest, knows_paths: self.knows_paths });
+        }
+        id
     }
 
     /// Whether flat objects can be asked whether a path is there.
@@ -147,6 +191,9 @@ impl Drop for Moment {
     /// Tells OpenSearch that nobody asks about it any more. If that fails, it forgets by itself.
     fn drop(&mut self) {
         let (reader, id) = (Arc::clone(&self.reader), std::mem::take(&mut self.id));
+        if id.is_empty() {
+            return;
+        }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         runtime.spawn(async move {
             let request = Request::new(Method::Delete, "_search/point_in_time").json(&json!({ "pit_id": [id] }));

@@ -7,6 +7,7 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use indexer::search::Cached;
 use indexer::search::differences::{Difference, Kept, differences};
+use indexer::search::moments::Moments;
 use indexer::search::owners::OwnersError;
 use serde::Serialize;
 
@@ -51,7 +52,7 @@ pub(in crate::routes) async fn answer(state: &SearchState, query: &str) -> Resul
     };
     let limit = parameters.number("limit", DEFAULT_LIMIT, MOST)?;
     let asked = scope.evaluator.expression().to_string();
-    let after = Token::read(&parameters, &asked, ORDER)?;
+    let after = Token::read(&parameters, &asked, ORDER)?.map(|(after, _)| after);
     let clusters = scope.clusters.clone();
     let cached = Cached { cache: state.cache.clone(), index: state.index.clone() };
     let comparing = move || {
@@ -60,7 +61,7 @@ pub(in crate::routes) async fn answer(state: &SearchState, query: &str) -> Resul
         Ok(differences(&cached.cache, &cached.index, &scope, kept, limit, after))
     };
     let found = state.turns.take(comparing).await?.map_err(|error: OwnersError| NoAnswer::from(error))?;
-    let token = |after| Token { q: asked, order: ORDER.to_owned(), after }.encode();
+    let token = |after| Token { q: asked, order: ORDER.to_owned(), after, moments: Moments::default() }.encode();
     let list = DifferenceList {
         kind: "DifferenceList",
         api_version: apiservice::GROUP_VERSION,

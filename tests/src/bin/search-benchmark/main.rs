@@ -136,7 +136,7 @@ fn scope(query: &str) -> Result<Scope> {
 fn page(cache: &Cache, index: &Index, query: &str, order: &str) -> Result<(f64, u64)> {
     let scope = scope(query)?;
     let order = Order::parse(order, scope.evaluator.expression())?;
-    let question = Question { scope, order, limit: 50, after: None };
+    let question = Question::new(scope, order, 50);
     let begun = Instant::now();
     let page = answer(cache, index, &question);
     anyhow::ensure!(!page.is_partial, "{query}: partial");
