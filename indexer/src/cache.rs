@@ -24,6 +24,7 @@ use crate::codec::{Codec, Sample};
 use crate::entry::{ByLabels, Entries, Entry, EntryKey, LabelSet, LabelSets};
 use crate::plan::Scope;
 use crate::resource::{ApiResource, ClusterName, GroupVersionResource};
+use crate::version::MergedVersion;
 
 use feed::number;
 pub use feed::{Change, FeedItem};
@@ -74,8 +75,8 @@ impl Cache {
         self.changed.subscribe()
     }
 
-    /// Forgets resources that no cluster contributes to and nobody reads, and what feeds still hold of clusters that left so long
-    /// ago. True if there is more to forget later.
+    /// Forgets resources that no cluster contributes to and nobody reads, the labels of objects that are gone, and what feeds
+    /// still hold of clusters that left so long ago. True if there is more to forget later.
     pub fn tidy(&self, kept: Duration) -> bool {
         let is_unused =
             |cache: &mut Arc<ResourceCache>| Arc::strong_count(cache) == 1 && cache.state.lock().parts.is_empty();
@@ -85,7 +86,9 @@ impl Cache {
             self.changed.send_replace(());
         }
         drop(gone);
-        self.all().iter().map(|cache| cache.forget_departed(kept)).fold(false, |more, one| more | one)
+        let all = self.all();
+        all.iter().for_each(|cache| cache.forget_labels());
+        all.iter().map(|cache| cache.forget_departed(kept)).fold(false, |more, one| more | one)
     }
 }
 
@@ -286,6 +289,11 @@ impl ResourceCache {
         self.announce(state);
     }
 
+    fn forget_labels(&self) {
+        let objects = self.state.lock().objects;
+        self.label_sets.forget_unused(objects);
+    }
+
     /// Takes out of the feed what it holds of clusters that left so long ago. True if there is more to do later.
     fn forget_departed(&self, kept: Duration) -> bool {
         let (mut gone, mut state) = (Vec::new(), self.state.lock());
@@ -409,6 +417,19 @@ pub struct Snapshot {
     pub oldest_sequence: u64,
     /// The label sets of its objects, and whose they are.
     pub label_sets: Arc<LabelSets>,
+}
+
+impl Snapshot {
+    /// A cluster whose part does not reach a version yet. Versions that are no numbers can't be compared, and a cluster that has no
+    /// part is waited for by nobody.
+    pub fn behind(&self, version: &MergedVersion) -> Option<&ClusterName> {
+        let number = |version: &str| version.parse::<u64>().ok();
+        let is_behind = |(cluster, part): &(&ClusterName, &Arc<Part>)| {
+            let (wanted, reached) = (version.get(cluster).and_then(number), part.version.as_deref().and_then(number));
+            wanted.zip(reached).is_some_and(|(wanted, reached)| reached < wanted)
+        };
+        self.parts.iter().find(is_behind).map(|(cluster, _)| cluster)
+    }
 }
 
 impl State {

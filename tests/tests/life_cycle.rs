@@ -5,6 +5,8 @@ mod shared;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use shared::{CACHE, on_stage, origins, run};
 use tests::api_server::{ADMIN_TOKEN, Options};
@@ -52,6 +54,38 @@ fn a_registry_fills_narrows_and_empties_the_cache() -> Result<()> {
         shows(&kubectl, "/api/v1/services", &["member2/app-001", "member2/app-003"]).await?;
         kubectl.run(&["delete", "resourceregistry", "services"]).await?;
         shows(&kubectl, "/api/v1/services", &[]).await
+    })
+}
+
+#[test]
+fn a_list_that_is_not_to_be_older_than_a_write_shows_the_write() -> Result<()> {
+    on_stage(async |stage| {
+        let kubectl = stage.kubectl()?;
+        kubectl.apply(&registry("fresh", &["member2"], &["v1/ConfigMap"]).to_string()).await?;
+        let path = "/api/v1/namespaces/team-001/configmaps?cluster=member2";
+        shows(&kubectl, path, &["member2/app-001", "member2/app-003"]).await?;
+        let member = stage.members.get(1).context("no second member")?.kubectl()?;
+        let at_least = |version: &str| {
+            let version = URL_SAFE_NO_PAD.encode(json!({ "member2": version }).to_string());
+            format!("{path}&resourceVersionMatch=NotOlderThan&resourceVersion={version}")
+        };
+        for turn in 0..20 {
+            let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "data": { "turn": turn.to_string() },
+                "metadata": { "name": "fresh", "namespace": "team-001" } });
+            member.apply(&map.to_string()).await?;
+            let written = member.raw("/api/v1/namespaces/team-001/configmaps/fresh").await?;
+            let version = written["metadata"]["resourceVersion"].as_str().context("no version")?;
+            let list = kubectl.raw(&format!("{CACHE}{}", at_least(version))).await?;
+            let shown = list["items"].as_array().context("no items")?.iter();
+            let turns: Vec<&Value> = shown.filter_map(|item| item["data"].get("turn")).collect();
+            assert_eq!(turns, [&json!(turn.to_string())]);
+        }
+        // What no cluster has come to is not waited for for ever.
+        let refused = kubectl.run(&["get", "--raw", &format!("{CACHE}{}", at_least("999999999999"))]).await;
+        let told = refused.err().context("a version that nobody has reached")?.to_string();
+        ensure!(told.contains("Too large resource version: 999999999999"), "{told}");
+        member.run(&["delete", "configmap", "-n", "team-001", "fresh"]).await?;
+        kubectl.run(&["delete", "resourceregistry", "fresh"]).await.map(drop)
     })
 }
 

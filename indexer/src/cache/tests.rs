@@ -42,6 +42,21 @@ async fn a_second_list_takes_away_what_is_gone_and_keeps_the_rest() {
 }
 
 #[tokio::test]
+async fn a_cluster_that_has_not_reached_a_version_is_told_and_others_are_not() {
+    let cache = Cache::default().open(&served().gvr);
+    cache.writer(&"m1".into(), &served()).finish_list(&Entries::new(), "9".into());
+    cache.writer(&"restoring".into(), &served());
+    let of = |versions: &[(&str, &str)]| {
+        let mut version = MergedVersion::default();
+        versions.iter().for_each(|(cluster, number)| version.set((*cluster).into(), (*number).into()));
+        cache.snapshot(None).behind(&version).map(ToString::to_string)
+    };
+    assert_eq!(of(&[("m1", "10")]).as_deref(), Some("m1"), "ten is more than nine");
+    assert_eq!(of(&[("m1", "9"), ("restoring", "5"), ("gone", "7")]), None);
+    assert_eq!(of(&[("m1", "of another kind")]), None);
+}
+
+#[tokio::test]
 async fn replacing_an_object_keeps_one_copy_the_newest() {
     let cache = Cache::default().open(&served().gvr);
     let mut writer = cache.writer(&"m1".into(), &served());

@@ -85,6 +85,14 @@ impl LabelSets {
         Arc::clone(&set.labels)
     }
 
+    /// Forgets sets that no object has, if there are more sets than these objects can have.
+    pub fn forget_unused(&self, objects: usize) {
+        let mut known = self.0.lock();
+        if known.sets.len() > objects + FIRST_SWEEP {
+            known.sweep();
+        }
+    }
+
     /// The sets that pass, and which of the wanted clusters have them. A set that passes has one label of each of `alternatives`;
     /// without any, all sets are looked at. None if too much would have to be looked at, or too much is found.
     pub fn having(
@@ -157,7 +165,10 @@ impl Known {
             !numbers.is_empty()
         });
         if self.having.len() < self.having.capacity() / 4 {
-            self.having.shrink_to_fit();
+            let Self { sets, by_content, having, hasher, .. } = self;
+            having.shrink_to_fit();
+            sets.shrink_to_fit();
+            by_content.shrink_to_fit(|number| hasher.hash_one(&*sets[*number as usize].labels));
         }
         self.sweep_at = (self.sets.len() * 2).max(FIRST_SWEEP);
     }
@@ -222,6 +233,19 @@ mod tests {
         let known = sets.0.lock();
         assert!(known.sets.len() <= 128, "label sets nobody holds must not pile up");
         assert!(known.having.len() <= 130 && known.by_content.len() <= 128, "nor what leads to them");
+    }
+
+    #[test]
+    fn labels_of_deleted_objects_are_forgotten_also_when_nothing_new_comes() {
+        let sets = LabelSets::default();
+        let mut held: Vec<_> =
+            (0..1000).map(|number| sets.intern(set(&[("app", &number.to_string())]), &"m1".into())).collect();
+        sets.forget_unused(held.len());
+        assert_eq!(sets.0.lock().sets.len(), 1000);
+        held.truncate(10);
+        sets.forget_unused(held.len());
+        let known = sets.0.lock();
+        assert_eq!((known.sets.len(), known.having.len(), known.by_content.len()), (10, 11, 10));
     }
 
     #[test]

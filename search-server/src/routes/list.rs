@@ -16,6 +16,7 @@ use indexer::entry::EntryKey;
 use indexer::query::Expression;
 use indexer::query::evaluate::Evaluator;
 use indexer::resource::{ApiResource, GroupVersionResource};
+use indexer::search::moments::Moments;
 use indexer::search::order::Order;
 use indexer::status::{Notice, notices};
 use indexer::version::ContinueToken;
@@ -25,6 +26,7 @@ use indexer::view::{Query, Search};
 use jiff::Timestamp;
 
 use super::body::{ListBody, Objects, Verbatim};
+use super::freshness;
 use super::options::CacheOptions;
 use super::query::{DEADLINE, Token};
 use super::table::Rows;
@@ -77,7 +79,7 @@ pub(super) async fn answer(state: &SearchState, headers: &HeaderMap, asked: &Ask
     let kind = kind_of(state, &asked.resource)?;
     let cache = state.cache.open(&asked.resource);
     let query = asked.query(&kind);
-    let snapshot = cache.snapshot(query.clusters.as_ref());
+    let snapshot = freshness::snapshot(&cache, &asked.options).await?;
     let notices = notices(&state.overview(), &asked.resource, &snapshot, &query);
     let page = match &asked.options.order {
         Some((order, _)) => Page::sort(state, &cache, &snapshot, asked, query, order).await?,
@@ -209,7 +211,7 @@ impl Page {
         let token = chosen.last().filter(|_| has_more).map(|last| {
             let end = last.position();
             let after = (end.namespace, end.name, end.cluster.to_string());
-            ContinueToken { resource_version: resource_version.clone(), after, given }
+            ContinueToken { resource_version: resource_version.clone(), after, given, moments: Moments::default() }
         });
         let remaining = || (snapshot.candidates(cursor.query()) as u64).saturating_sub(given).max(1);
         let metadata = TableMeta {

@@ -11,6 +11,7 @@
 mod backends;
 mod body;
 mod cache_path;
+mod freshness;
 mod known;
 mod list;
 mod options;

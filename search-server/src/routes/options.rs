@@ -99,6 +99,15 @@ impl CacheOptions {
         Some(Position { namespace, name, cluster: cluster.into() })
     }
 
+    /// What an answer is not to be older than, if it is a first page of which that was said: later ones go on where it was.
+    pub(super) fn least_version(&self) -> Option<MergedVersion> {
+        match self.list.resource_version.as_str() {
+            "" | "0" => None,
+            _ if !self.list.continue_token.is_empty() => None,
+            version => MergedVersion::decode(version).ok(),
+        }
+    }
+
     /// Where a watch starts.
     ///
     /// # Errors
@@ -116,7 +125,7 @@ impl CacheOptions {
     }
 }
 
-/// A cache can show what is now, not what was: any minimum is met, an exact past is not.
+/// A cache can show what is now, not what was: a minimum is waited for, an exact past is refused.
 fn check_version(list: &ListOptions) -> Result<(), ApiError> {
     match list.resource_version_match.as_deref() {
         None | Some("NotOlderThan") => Ok(()),
