@@ -53,6 +53,11 @@ pub enum Trouble {
     Refuse(u16, Option<u32>),
     /// What was asked is done, and the answer is lost.
     LoseAnswer,
+    /// A bulk request of objects is not answered as long as its client waits, whether it is done or not; other requests are.
+    HoldBulk {
+        /// Whether it is.
+        is_done: bool,
+    },
 }
 
 /// A running gate.
@@ -77,6 +82,7 @@ struct State {
     passed: AtomicUsize,
     anonymous: AtomicUsize,
     refused: AtomicUsize,
+    held: AtomicUsize,
 }
 
 impl Gate {
@@ -131,6 +137,11 @@ impl Gate {
         self.state.passed.load(Ordering::Relaxed)
     }
 
+    /// Requests that were held so far.
+    pub fn held(&self) -> usize {
+        self.state.held.load(Ordering::Relaxed)
+    }
+
     /// Requests that came without credentials so far.
     pub fn anonymous(&self) -> usize {
         self.state.anonymous.load(Ordering::Relaxed)
@@ -158,6 +169,7 @@ impl State {
             passed: AtomicUsize::new(0),
             anonymous: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
         }
     }
 
@@ -178,15 +190,28 @@ impl State {
         false
     }
 
+    fn next_trouble(&self, head: &Parts) -> Option<Trouble> {
+        let is_bulk = head.uri.path().ends_with("-objects/_bulk");
+        self.troubles.lock().pop_front_if(|trouble| is_bulk || !matches!(trouble, Trouble::HoldBulk { .. }))
+    }
+
+    async fn hold<T>(&self) -> T {
+        self.held.fetch_add(1, Ordering::Relaxed);
+        std::future::pending().await
+    }
+
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
         let (head, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
         if !self.admits(&head, &body) {
             return Ok(refusal(StatusCode::UNAUTHORIZED, None));
         }
-        let trouble = self.troubles.lock().pop_front();
+        let trouble = self.next_trouble(&head);
         if let Some(Trouble::Refuse(status, retry_after)) = trouble {
             return Ok(refusal(StatusCode::from_u16(status)?, retry_after));
+        }
+        if let Some(Trouble::HoldBulk { is_done: false }) = trouble {
+            return self.hold().await;
         }
         let path = head.uri.path_and_query().context("a request without a path")?;
         let mut headers = head.headers;
@@ -201,6 +226,9 @@ impl State {
             response = response.header(name, value);
         }
         let body = answer.bytes().await?;
+        if let Some(Trouble::HoldBulk { .. }) = trouble {
+            return self.hold().await;
+        }
         // Without an answer, the connection ends.
         anyhow::ensure!(!matches!(trouble, Some(Trouble::LoseAnswer)), "the answer is lost");
         Ok(response.body(Full::new(body))?)

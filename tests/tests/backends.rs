@@ -321,6 +321,45 @@ fn a_backend_that_refuses_or_loses_answers_is_left_alone_as_long_as_it_asks() ->
 }
 
 #[test]
+fn who_is_killed_in_the_middle_of_a_bulk_request_comes_to_the_same_and_nothing_gone_comes_back() -> Result<()> {
+    run(async || {
+        let mut scene = scene().await?;
+        let gate = Gate::open_plain(&scene.node.url, scene.stage.folder(), Lock::Open).await?;
+        scene.send("sent", &gate.url, None).await?;
+        for name in ["kept", "going"] {
+            scene.map(name, "before").await?;
+        }
+        scene.has(&scene.node, MAPS + 2).await?;
+        let last = scene.node.documents(OBJECTS).await?;
+        let (id, gone) = last.iter().find(|(id, _)| id.ends_with("/going")).context("no document")?;
+        for (round, is_done) in [true, false].into_iter().enumerate() {
+            gate.trouble([Trouble::HoldBulk { is_done }]);
+            scene.map("kept", &round.to_string()).await?;
+            scene.map(&format!("new-{round}"), "yes").await?;
+            let words = ["delete", "configmap", "-n", "team-000", "going", "--ignore-not-found"];
+            scene.member()?.kubectl()?.run(&words).await?;
+            eventually(SOON, async || {
+                ensure!(gate.held() == round + 1, "no bulk request is under way");
+                Ok(())
+            })
+            .await?;
+            scene.stage.fleetglass_mut()?.kill_and_restart().await?;
+            scene.has(&scene.node, MAPS + 2 + round).await?;
+            scene.says("sent", &["True Synced"]).await?;
+        }
+        let documents = scene.node.documents(OBJECTS).await?;
+        let kept = documents.iter().find(|(id, _)| id.ends_with("/kept")).context("no document")?.1;
+        assert_eq!(kept["object"]["data"]["value"], "1");
+        // What an earlier writer still had to say comes too late.
+        let version = gone["object"]["metadata"]["resourceVersion"].as_str().context("no version")?;
+        let path = format!("{OBJECTS}/_doc/{}?version={version}&version_type=external_gte", id.replace('/', "%2F"));
+        let refused = scene.node.ask(Method::PUT, &path, Some(gone.clone())).await;
+        ensure!(refused.is_err_and(|error| error.to_string().contains("409")), "a deletion was written over");
+        scene.has(&scene.node, MAPS + 3).await
+    })
+}
+
+#[test]
 fn several_addresses_are_one_backend_and_any_of_them_will_do() -> Result<()> {
     run(async || {
         let scene = scene().await?;
@@ -515,8 +554,9 @@ fn dashboards_made_for_the_original_find_its_layout_and_nothing_that_is_gone() -
         scene.node.ask(Method::PUT, "kubernetes-configmap", Some(mapping)).await?;
         scene.send("both", &scene.node.url, None).await?;
         scene.map("seen", "1").await?;
-        scene.has(&scene.node, MAPS + 1).await?;
-        let found = scene.has_in_original_layout(MAPS + 1).await?;
+        scene.map("again", "1").await?;
+        scene.has(&scene.node, MAPS + 2).await?;
+        let found = scene.has_in_original_layout(MAPS + 2).await?;
         let live = scene.member()?.kubectl()?.raw("/api/v1/namespaces/team-000/configmaps/seen").await?;
         let document = found.get(live["metadata"]["uid"].as_str().context("no uid")?).context("not under its uid")?;
         assert_eq!((&document["kind"], &document["metadata"]["name"]), (&json!("ConfigMap"), &json!("seen")));
@@ -525,13 +565,16 @@ fn dashboards_made_for_the_original_find_its_layout_and_nothing_that_is_gone() -
             document["metadata"]["annotations"]["resource.karmada.io/cached-from-cluster"] == "member1",
             "{document}"
         );
-        // What goes while nobody looks goes there too.
+        // What goes while nobody looks goes there too, also where another object of the same name has come.
         scene.stage.fleetglass_mut()?.kill()?;
-        scene.member()?.kubectl()?.run(&["delete", "configmap", "-n", "team-000", "seen"]).await?;
+        scene.member()?.kubectl()?.run(&["delete", "configmap", "-n", "team-000", "seen", "again"]).await?;
+        scene.map("again", "2").await?;
         scene.stage.fleetglass_mut()?.restart().await?;
-        scene.has(&scene.node, MAPS).await?;
-        let left = scene.has_in_original_layout(MAPS).await?;
+        scene.has(&scene.node, MAPS + 1).await?;
+        let left = scene.has_in_original_layout(MAPS + 1).await?;
         ensure!(!left.contains_key(live["metadata"]["uid"].as_str().unwrap_or_default()));
+        let again = scene.member()?.kubectl()?.raw("/api/v1/namespaces/team-000/configmaps/again").await?;
+        ensure!(left.contains_key(again["metadata"]["uid"].as_str().unwrap_or_default()), "{left:?}");
         scene.withdraw("both").await?;
         scene.has_in_original_layout(0).await.map(drop)
     })

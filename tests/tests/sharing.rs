@@ -189,6 +189,18 @@ fn writers_and_readers_are_killed_one_after_the_other_and_nothing_is_lost() -> R
             ensure!(items.len() == 6 && items.iter().all(|item| item["synced"] == true), "{status}");
             Ok(())
         })
+        .await?;
+
+        // Who has emptied its own shards stays until those of one that died are empty too.
+        scene.restart("writer 2").await?;
+        scene.shared_by(2).await?;
+        scene.kill("writer 2")?;
+        scene.stage.kubectl()?.run(&["delete", "resourceregistry", "all"]).await?;
+        eventually(TAKEN_OVER, async || {
+            let left = scene.node.documents(OBJECTS).await?;
+            ensure!(left.is_empty(), "{} documents are left", left.len());
+            Ok(())
+        })
         .await
     })
 }

@@ -26,8 +26,8 @@ use super::BackendError;
 use super::target::{Login, Target};
 use super::tunnel::{self, Tunnel};
 
-/// How long a node that gave no answer is asked only if no other is left.
-const AWAY: Duration = Duration::from_secs(15);
+/// How long a node that gave no answer is asked only if no other is left, at first and at most.
+const AWAY: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(600));
 /// How long an answer may take; a bulk's too.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of a refusal that are shown.
@@ -45,7 +45,13 @@ struct Node {
     url: Url,
     transport: Transport,
     tunnel: Option<Tunnel>,
-    away_until: Mutex<Option<Instant>>,
+    away: Mutex<Option<Away>>,
+}
+
+/// Since it gave no answer.
+struct Away {
+    until: Instant,
+    next: Duration,
 }
 
 /// What is asked.
@@ -154,7 +160,7 @@ impl Client {
     pub(super) async fn ask_once<T: DeserializeOwned>(&self, request: Request<'_>) -> Result<T, BackendError> {
         let Some(node) = self.in_order().into_iter().next() else { return self.ask(request).await };
         let unreachable = |error| BackendError::Unreachable { node: node.name.clone(), error };
-        let response = node.send(&request).await.map_err(unreachable)?;
+        let response = node.ask(&request).await.map_err(unreachable)?;
         let answer = node.read(&request, response).await?;
         read(&node.name, request.text(), &answer)
     }
@@ -163,12 +169,9 @@ impl Client {
     async fn send(&self, request: Request<'_>) -> Result<(&str, Bytes), BackendError> {
         let mut failure = None;
         for node in self.in_order() {
-            match node.send(&request).await {
+            match node.ask(&request).await {
                 Ok(response) => return node.read(&request, response).await.map(|answer| (&*node.name, answer)),
-                Err(error) => {
-                    *node.away_until.lock() = Some(Instant::now() + AWAY);
-                    failure = Some(BackendError::Unreachable { node: node.name.clone(), error });
-                }
+                Err(error) => failure = Some(BackendError::Unreachable { node: node.name.clone(), error }),
             }
         }
         Err(failure.unwrap_or_else(|| BackendError::Unsuitable("no node is known".to_owned())))
@@ -180,7 +183,7 @@ impl Client {
         let now = Instant::now();
         let mut nodes: Vec<&Node> =
             (0..self.nodes.len()).map(|step| &self.nodes[(first.wrapping_add(step)) % self.nodes.len()]).collect();
-        nodes.sort_by_key(|node| node.away_until.lock().is_some_and(|until| until > now));
+        nodes.sort_by_key(|node| node.away.lock().as_ref().is_some_and(|away| away.until > now));
         nodes
     }
 }
@@ -194,7 +197,20 @@ impl Node {
             tunnel = Some(Tunnel::open(address).map_err(|error| bad(error.to_string()))?);
         }
         let transport = transport(target, &url, tunnel.as_ref())?;
-        Ok(Self { name: address.to_string(), url, transport, tunnel, away_until: Mutex::default() })
+        Ok(Self { name: address.to_string(), url, transport, tunnel, away: Mutex::default() })
+    }
+
+    /// Asks it, and remembers whether it answers.
+    async fn ask(&self, request: &Request<'_>) -> Result<Response, String> {
+        let answered = self.send(request).await;
+        let mut away = self.away.lock();
+        if answered.is_ok() {
+            *away = None;
+        } else {
+            let pause = away.as_ref().map_or(AWAY.0, |away| away.next);
+            *away = Some(Away { until: Instant::now() + pause, next: (pause * 2).min(AWAY.1) });
+        }
+        answered
     }
 
     async fn send(&self, request: &Request<'_>) -> Result<Response, String> {
@@ -223,7 +239,7 @@ impl Node {
                 self.name
             )));
         }
-        let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| pause_of(value.to_str().ok()?));
         let unreadable = |error| BackendError::Unreachable { node: self.name.clone(), error: with_causes(&error) };
         let body = response.bytes().await.map_err(unreadable)?;
         if status.is_success() {
@@ -234,7 +250,7 @@ impl Node {
             request: request.text(),
             status: status.as_u16(),
             reason: reason(&body),
-            retry_after: retry_after.map(Duration::from_secs),
+            retry_after,
         })
     }
 }
@@ -245,6 +261,16 @@ fn read<T: DeserializeOwned>(node: &str, request: String, answer: &[u8]) -> Resu
         request,
         error: error.to_string(),
     })
+}
+
+/// How long `Retry-After` asks for: seconds, or a date.
+fn pause_of(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    // One that has passed asks for nothing more.
+    Some(Duration::try_from(date.duration_since(jiff::Timestamp::now())).unwrap_or_default())
 }
 
 fn reason(body: &[u8]) -> String {
@@ -302,4 +328,18 @@ fn transport(target: &Target, url: &Url, tunnel: Option<&Tunnel>) -> Result<Tran
     };
     let bad = |error| BackendError::Unsuitable(format!("the connection can't be set up: {}", with_causes(&error)));
     builder.build().map_err(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_asks_to_be_left_alone_for_seconds_or_until_a_date() {
+        assert_eq!(pause_of("20"), Some(Duration::from_secs(20)));
+        assert_eq!(pause_of("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        let later = pause_of("Sat, 01 Jan 2101 00:00:00 GMT").unwrap();
+        assert!(later > Duration::from_secs(3600));
+        assert_eq!(pause_of("soon"), None);
+    }
 }

@@ -41,6 +41,8 @@ pub(super) struct Comparison {
     assignment: Arc<Assignment>,
     /// Objects whose document is not known to be right, by a hash of its id: the state that it should have.
     expected: HashMap<u64, u64, ahash::RandomState>,
+    /// Those among them of which there is a document in another state: its version.
+    differing: HashMap<u64, u64, ahash::RandomState>,
     scan: Scan,
 }
 
@@ -129,6 +131,7 @@ impl Comparison {
             scope,
             assignment: Arc::clone(assignment),
             expected: HashMap::default(),
+            differing: HashMap::default(),
             scan: Scan::Before,
         }
     }
@@ -183,6 +186,7 @@ impl Comparison {
 
     async fn expect(&mut self) {
         self.expected.clear();
+        self.differing.clear();
         for (number, entry) in self.objects.iter().enumerate() {
             if self.scope.contains(entry.namespace()) {
                 self.expected.insert(self.key(entry), entry.version().fingerprint);
@@ -230,6 +234,8 @@ impl Comparison {
         };
         if hit.fields.state.first().is_some_and(|state| *state == self.assignment.state_of(*fingerprint)) {
             self.expected.remove(&key);
+        } else {
+            self.differing.insert(key, hit.version);
         }
         None
     }
@@ -246,8 +252,10 @@ impl Comparison {
         for entry in entries {
             let item = Item::new(&self.collection, entry.namespace(), entry.name());
             last = Some(entry.clone());
-            if self.expected.remove(&hash(&item.id)).is_some() {
-                missing.push(item);
+            let key = hash(&item.id);
+            if self.expected.remove(&key).is_some() {
+                // The document may be that of an object which has gone since, with this one in its place.
+                missing.push(Item { deleted: self.differing.remove(&key), ..item });
             }
             if missing.len() >= most {
                 break;

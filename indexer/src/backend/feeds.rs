@@ -46,7 +46,7 @@ struct Position {
     sequence: u64,
 }
 
-/// See the module.
+/// How far a writer has followed the cache, and what waits to be written.
 #[derive(Debug)]
 pub(super) struct Feeds {
     cache: Arc<Cache>,

@@ -39,16 +39,20 @@ fn index_of(kind: &str) -> String {
 }
 
 impl OriginalBatch {
-    /// Adds an object; what has no UID has no place there.
+    /// Adds an object; what has no UID has no place there. Where the id may have been another object's before, that one goes.
     pub(super) fn index(
         &mut self,
-        id: &str,
-        version: u64,
+        (id, version): (&str, u64),
+        may_replace: bool,
         facts: &Facts<'_>,
         object: &[u8],
     ) -> Result<(), BackendError> {
         let Some(document) = Document::read(object) else { return Ok(()) };
         let Some(uid) = document.uid().filter(|uid| !uid.is_empty()) else { return Ok(()) };
+        if may_replace {
+            let (same, itself) = (json!({ "term": { "fleetglassId": id } }), json!({ "ids": { "values": [uid] } }));
+            self.deleted.push(json!({ "bool": { "filter": [same], "must_not": [itself] } }));
+        }
         let index = index_of(&facts.served.kind);
         let version = i64::try_from(version).unwrap_or(i64::MAX);
         let head = json!({ "index": { "_index": index, "_id": uid, "require_alias": false, "version": version,

@@ -32,7 +32,7 @@ use super::queue::Item;
 use super::reports::{Reporter, WrittenReports};
 use crate::cache::Cache;
 use crate::supervise::Overview;
-use pause::Pause;
+use pause::{Pause, jittered};
 
 /// How long more changes are waited for: a request costs about the same for one as for a hundred.
 const GATHERING: Duration = Duration::from_millis(100);
@@ -52,6 +52,8 @@ const CHUNK: usize = 5_000;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// How long requests under way are waited for when the writer is told to stop: what comes after it must not be overtaken.
 const LAST_WORDS: Duration = Duration::from_secs(10);
+/// How often a backend that is to be emptied is asked whether it is.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
 /// How often everything is compared without any reason.
 const BETWEEN_COMPARISONS: Duration = Duration::from_secs(60 * 60);
 
@@ -112,16 +114,17 @@ pub(super) async fn run(job: Job, stop: CancellationToken) -> End {
             news.mark_unchanged();
             writer.take_in();
         }
+        let look = if is_leaving { writer.look_again() } else { None };
         writer.start_tasks(gathering.is_some());
         writer.report();
-        if is_leaving && writer.is_empty() && writer.reports.is_empty() {
+        if is_leaving && writer.is_empty() && writer.is_bare() && writer.reports.is_empty() {
             info!(backend = writer.name, "no registry names this backend any more; what was there is removed");
             return End::Emptied;
         }
         if writer.is_elsewhere {
             return End::OtherCluster;
         }
-        let wake = [gathering, writer.next_wake()].into_iter().flatten().min();
+        let wake = [gathering, look, writer.next_wake()].into_iter().flatten().min();
         tokio::select! {
             biased;
             () = stop.cancelled() => {
@@ -163,6 +166,8 @@ struct Writer {
     is_prepared: bool,
     /// Whether the backend has been asked for collections that it isn't to hold any more.
     knows_leftovers: bool,
+    /// Whether it had any documents then, of whatever shard, and when it said so.
+    left: Option<(bool, Instant)>,
     /// Whether bulk requests of an earlier assignment have to end before anything else is done.
     must_drain: bool,
     cluster: Option<String>,
@@ -219,6 +224,7 @@ impl Writer {
             is_asking: false,
             is_prepared: false,
             knows_leftovers: false,
+            left: None,
             must_drain: false,
             cluster: job.cluster,
             is_elsewhere: false,
@@ -250,12 +256,30 @@ impl Writer {
             self.compare_at = Instant::now() + BETWEEN_COMPARISONS;
             self.feeds.compare_all_again();
             self.knows_leftovers = false;
+            // What stood in the way may have been changed.
+            self.largest_bytes = BYTES.2;
         }
     }
 
     /// Whether the backend has nothing any more and nothing is under way.
     fn is_empty(&self) -> bool {
         self.is_prepared && self.knows_leftovers && self.tasks.is_empty() && self.feeds.is_empty()
+    }
+
+    /// Whether the backend had nothing at all when it was asked last.
+    fn is_bare(&self) -> bool {
+        self.left.is_some_and(|(has_documents, _)| !has_documents)
+    }
+
+    /// Asks the backend from time to time what is left, and says when it is to be asked next: what another server has to delete may come
+    /// to be ours.
+    fn look_again(&mut self) -> Option<Instant> {
+        let (has_documents, asked) = self.left?;
+        let next = asked + BETWEEN_LOOKS;
+        if has_documents && next <= Instant::now() && self.is_empty() {
+            self.knows_leftovers = false;
+        }
+        has_documents.then_some(next).filter(|next| *next > Instant::now())
     }
 
     /// Waits for requests under way.
@@ -431,10 +455,7 @@ impl Writer {
             }
             Ok(Done::Unwritable(items, error)) => {
                 self.bulks -= 1;
-                // Until the one that is to blame stands alone.
-                self.batch_items = (items.len() / 2).max(1);
-                self.put_back(items);
-                self.fail_writing(&error);
+                self.note_bad_request(items, &error);
             }
             Ok(asked) => {
                 self.is_asking = false;
@@ -447,7 +468,7 @@ impl Writer {
                 (self.bulks, self.is_asking, self.comparison) = (0, false, None);
                 self.feeds.queue.abandon();
                 self.begin_anew();
-                self.fail_writing(&BackendError::Task(error.to_string()));
+                self.fail_writing(&BackendError::Task(error.to_string()), 0);
             }
         }
     }
@@ -461,6 +482,7 @@ impl Writer {
             }
             Done::Leftovers(Ok(present)) => {
                 (self.knows_leftovers, self.was_connected) = (true, true);
+                self.left = Some((!present.is_empty(), Instant::now()));
                 self.feeds.empty_all_but_assigned(present);
                 None
             }
@@ -542,7 +564,7 @@ impl Writer {
             self.feeds.queue.push(item);
         }
         for item in verdict.later {
-            let pause = conflicts::pause(item.conflicts);
+            let pause = jittered(conflicts::pause(item.conflicts));
             self.feeds.queue.delay(Item { conflicts: item.conflicts.saturating_add(1), ..item }, pause);
         }
     }
@@ -560,12 +582,13 @@ impl Writer {
         self.feeds.compare_all();
     }
 
-    fn fail_writing(&mut self, error: &BackendError) {
+    /// So many items have to be tried again.
+    fn fail_writing(&mut self, error: &BackendError, tried: usize) {
         self.writing.begin(error.retry_after());
         if error.retry_after().is_some() {
             self.asking.begin(error.retry_after());
         }
-        count(&self.health.counters.retries, self.feeds.queue.waiting().min(self.batch_items));
+        count(&self.health.counters.retries, tried);
         self.tell_failure(error);
     }
 

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::value::RawValue;
 use tracing::warn;
 
+use super::pause::jittered;
 use super::{BYTES, ITEMS, PAUSE, Writer, Written, count, is_index_missing};
 use crate::backend::BackendError;
 use crate::backend::bulk::{Action, Outcome, Sources};
@@ -65,7 +66,7 @@ impl Writer {
                 Outcome::Conflict(version) => {
                     count(&self.health.counters.conflicts, 1);
                     let at_least = version.unwrap_or_default().max(item.at_least);
-                    let pause = conflicts::pause(item.conflicts);
+                    let pause = jittered(conflicts::pause(item.conflicts));
                     let item = Item { at_least, conflicts: item.conflicts.saturating_add(1), ..item };
                     self.feeds.queue.delay(item, pause);
                 }
@@ -87,11 +88,12 @@ impl Writer {
     fn note_again(&mut self, items: Vec<(Item, bool)>, reason: &str, others_could: bool) {
         self.batch_bytes = (self.batch_bytes / 2).max(BYTES.1);
         if !others_could || is_index_missing(reason) {
+            let tried = items.len();
             self.put_back(items.into_iter().map(|(item, _)| item).collect());
             if is_index_missing(reason) {
                 self.begin_anew();
             }
-            self.fail_writing(&BackendError::Unsuitable(format!("the backend could not write: {reason}")));
+            self.fail_writing(&BackendError::Unsuitable(format!("the backend could not write: {reason}")), tried);
             return;
         }
         count(&self.health.counters.retries, items.len());
@@ -105,7 +107,7 @@ impl Writer {
             let pause = PAUSE.0.saturating_mul(2_u32.saturating_pow(item.tries));
             // What the backend was too busy for is not the item's fault.
             let tries = (item.tries + 1).min(if is_busy { TRIES - 1 } else { TRIES });
-            self.feeds.queue.delay(Item { tries, ..item }, pause.min(PAUSE.1));
+            self.feeds.queue.delay(Item { tries, ..item }, jittered(pause.min(PAUSE.1)));
         }
         self.reject(hopeless);
     }
@@ -130,14 +132,18 @@ impl Writer {
         if is_index_missing(&error.to_string()) {
             self.begin_anew();
         }
+        let tried = items.len();
         self.put_back(items);
-        self.fail_writing(error);
+        self.fail_writing(error, tried);
     }
 
-    /// The request as a whole is refused for what is in it: it is halved until the item that is to blame stands alone.
-    fn note_bad_request(&mut self, items: Vec<Item>, error: &BackendError) {
-        self.batch_items = (items.len() / 2).max(1);
-        if error.status() == Some(413) {
+    /// The request as a whole is refused for what is in it, or can't be put together: it is halved until the item that is to blame
+    /// stands alone.
+    pub(super) fn note_bad_request(&mut self, items: Vec<Item>, error: &BackendError) {
+        let tried = items.len();
+        self.batch_items = (tried / 2).max(1);
+        // What is too large alone says nothing of others.
+        if error.status() == Some(413) && tried > 1 {
             self.largest_bytes = (self.batch_bytes / 2).max(BYTES.1);
             self.batch_bytes = self.largest_bytes;
         }
@@ -148,12 +154,12 @@ impl Writer {
             }
             Ok([item]) => {
                 let pause = PAUSE.0 * 2_u32.saturating_pow(item.tries);
-                self.feeds.queue.delay(Item { tries: item.tries + 1, ..item }, pause.min(PAUSE.1));
-                self.fail_writing(error);
+                self.feeds.queue.delay(Item { tries: item.tries + 1, ..item }, jittered(pause.min(PAUSE.1)));
+                self.fail_writing(error, 1);
             }
             Err(items) => {
                 self.put_back(items);
-                self.fail_writing(error);
+                self.fail_writing(error, tried);
             }
         }
     }

@@ -9,7 +9,12 @@ use super::PAUSE;
 /// The longest that a backend may ask to be left alone.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// See the module.
+/// At most so long, and never the same for two.
+pub(super) fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(0.5..=1.0))
+}
+
+/// A backend that failed, and when it is to be asked again.
 #[derive(Debug)]
 pub(super) struct Pause {
     pub(super) until: Option<Instant>,
@@ -20,9 +25,8 @@ impl Pause {
     pub(super) const NONE: Self = Self { until: None, next: PAUSE.0 };
 
     pub(super) fn begin(&mut self, asked: Option<Duration>) {
-        let jittered = self.next.mul_f64(rand::rng().random_range(0.5..=1.0));
         let asked = asked.unwrap_or_default().min(LONGEST_RETRY_AFTER);
-        self.until = Some(Instant::now() + jittered.max(asked));
+        self.until = Some(Instant::now() + jittered(self.next).max(asked));
         self.next = (self.next * 2).min(PAUSE.1);
     }
 
