@@ -66,6 +66,15 @@ impl Standalone {
         Ok(())
     }
 
+    /// The same, with one flag more from now on.
+    ///
+    /// # Errors
+    /// If it doesn't come to listen.
+    pub async fn kill_and_restart_with(&mut self, flag: &str) -> Result<()> {
+        self.arguments.push(flag.to_owned());
+        self.kill_and_restart().await
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.server.pid()

@@ -22,8 +22,6 @@ const CHURN: f64 = 1000.0;
 const CHURNING: Duration = Duration::from_secs(15);
 /// Answers of a kind that are timed.
 const TIMES: usize = 40;
-/// Lists of more objects than this are not read to their end: they are bound by this process, not by the server.
-const READ_WHOLE: usize = 1_000_000;
 /// Memory that falls by less than this in five seconds is not being given back any more.
 const STEADY: f64 = 0.99;
 const LONGEST_SETTLING: Duration = Duration::from_secs(60);
@@ -90,7 +88,8 @@ impl Fleet {
         eventually(PATIENCE, async || {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let status = status().await?;
-            ensure!(status["index"]["queue"] == 0 && status["index"]["state"] != "Building", "{}", status["index"]);
+            let index = &status["index"];
+            ensure!(index["queue"].as_u64().unwrap_or_default() == 0 && index["state"] != "Building", "{index}");
             Ok(())
         })
         .await?;
@@ -129,6 +128,8 @@ pub(crate) async fn measure(size: Size) -> Result<Figures> {
     churn(&fleet, &mut figures).await?;
     tracing::info!("killing and restarting");
     restart(&mut fleet, &mut figures).await?;
+    tracing::info!("holding without the search index");
+    without_index(&mut fleet, &mut figures).await?;
     tracing::info!("letting go");
     let held = fleet.resident()?;
     fleet.server.kubectl.run(&["delete", "resourceregistry", "all"]).await?;
@@ -196,7 +197,7 @@ async fn times(
     Ok(took)
 }
 
-fn set_times(figures: &mut Figures, what: &'static str, worst: &'static str, took: &[Duration]) {
+pub(crate) fn set_times(figures: &mut Figures, what: &'static str, worst: &'static str, took: &[Duration]) {
     let at = |percent: usize| took.get((took.len() - 1) * percent / 100).copied().unwrap_or_default();
     figures.set(what, at(50).as_secs_f64() * 1e3);
     figures.set(worst, at(99).as_secs_f64() * 1e3);
@@ -257,15 +258,13 @@ async fn readers(fleet: &Fleet, figures: &mut Figures) -> Result<()> {
     tokio::time::sleep(Duration::from_secs(2)).await;
     figures.set("memory of a reader that waits, MiB", (fleet.resident()? - before) / 8.0 / MIB);
     drop(waiting);
-    if fleet.size.pods <= READ_WHOLE {
-        process.reset_peak()?;
-        let (before, cpu, begun) = (fleet.resident()?, process.cpu()?, Instant::now());
-        let (bytes, _) = drain(begun, fleet.server.answer(PODS, &[]).await?).await?;
-        figures.set("list all, s", begun.elapsed().as_secs_f64());
-        figures.set("list all, CPU s", (process.cpu()? - cpu).as_secs_f64());
-        figures.set("list all, MB/s", bytes as f64 / 1e6 / begun.elapsed().as_secs_f64());
-        figures.set("memory of its reader, MiB", (process.peak_bytes()? as f64 - before).max(0.0) / MIB);
-    }
+    process.reset_peak()?;
+    let (before, cpu, begun) = (fleet.resident()?, process.cpu()?, Instant::now());
+    let (bytes, _) = drain(begun, fleet.server.answer(PODS, &[]).await?).await?;
+    figures.set("list all, s", begun.elapsed().as_secs_f64());
+    figures.set("list all, CPU s", (process.cpu()? - cpu).as_secs_f64());
+    figures.set("list all, MB/s", bytes as f64 / 1e6 / begun.elapsed().as_secs_f64());
+    figures.set("memory of its reader, MiB", (process.peak_bytes()? as f64 - before).max(0.0) / MIB);
     Ok(())
 }
 
@@ -335,6 +334,27 @@ async fn churn(fleet: &Fleet, figures: &mut Figures) -> Result<()> {
     }
     fleet.settle().await?;
     figures.set("resident after updates, MiB", fleet.resident()? / MIB);
+    Ok(())
+}
+
+/// The cache alone, which is all that karmada-search has: started again without the search index.
+async fn without_index(fleet: &mut Fleet, figures: &mut Figures) -> Result<()> {
+    fleet.server.kill_and_restart_with("--search-index=false").await?;
+    let fleet = &*fleet;
+    eventually(PATIENCE, async || {
+        let status = fleet.server.ask("status", &[]).await?;
+        let items = status["items"].as_array().context("no items")?;
+        let is_held = !items.is_empty() && items.iter().all(|item| item["synced"] == true);
+        ensure!(is_held, "not all are followed again");
+        Ok(())
+    })
+    .await?;
+    fleet.settle().await?;
+    let idle = figures.get("resident idle, MiB").context("idle was not measured")? * MIB;
+    let objects = figures.get("objects").context("objects were not counted")?;
+    let held = fleet.resident()?;
+    figures.set("resident holding without the index, MiB", held / MIB);
+    figures.set("bytes an object above idle, without the index", (held - idle) / objects);
     Ok(())
 }
 

@@ -80,6 +80,17 @@ impl<'a> Reader<'a> {
         Ok(bytes)
     }
 
+    /// How many objects a list shows; none if it is refused.
+    pub(crate) async fn objects(&self, path: &str) -> Result<Option<usize>> {
+        let request = self.target.client(self.gzip)?.get(format!("{}{path}", self.target.url));
+        let answer = request.bearer_auth(&self.target.token).send().await?;
+        if !answer.status().is_success() {
+            return Ok(None);
+        }
+        let list: Value = serde_json::from_str(&answer.text().await?)?;
+        Ok(Some(list["items"].as_array().context("a list without items")?.len()))
+    }
+
     /// The same request again and again, after one to warm up.
     pub(crate) async fn repeat(&self, path: &str, times: u32) -> Result<Cost> {
         let client = self.target.client(self.gzip)?;

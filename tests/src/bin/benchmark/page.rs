@@ -15,15 +15,21 @@ const PLOTS: &[Plot] = &[
     Plot {
         title: "Memory",
         unit: "MiB",
-        lines: &["resident holding, MiB", "peak resident while syncing, MiB", "resident after the restart, MiB"],
+        lines: &[
+            "resident holding, MiB",
+            "peak resident while syncing, MiB",
+            "resident after the restart, MiB",
+            "resident holding without the index, MiB",
+        ],
     },
     Plot {
         title: "Following",
         unit: "s",
         lines: &["first sync, s", "first sync and index, CPU s", "killed to serving everything, s"],
     },
+    Plot { title: "Lists of all", unit: "s", lines: &["list all, s", "list all, CPU s"] },
     Plot {
-        title: "Lists",
+        title: "Pages",
         unit: "ms",
         lines: &[
             "first byte of a list of all, ms",

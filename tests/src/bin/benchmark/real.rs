@@ -21,6 +21,7 @@ use super::report::Report;
 /// Pods of one application, which has a namespace of its own for every tenth.
 const PODS_OF_APPLICATION: usize = 20;
 const PODS_OF_NAMESPACE: usize = 200;
+const MIB: f64 = 1_048_576.0;
 /// Updates timed one by one.
 const UPDATES: usize = 300;
 
@@ -42,8 +43,9 @@ pub(crate) async fn measure(pods: usize, other: &Other) -> Result<Report> {
     measure_reads(&theirs, pods, "kube-apiserver", &mut report).await?;
     if let (Some(url), Some(pid)) = (&other.url, other.pid) {
         let authority = other.ca.as_ref().map(std::fs::read_to_string).transpose()?.unwrap_or_default();
-        tracing::info!("reading from {url}");
         let target = Target::new(url, &authority, &other.token, pid)?;
+        wait_for(url, &target, &stage).await?;
+        tracing::info!("reading from {url}");
         measure_reads(&target, pods, "other", &mut report).await?;
     }
     tracing::info!("timing small answers");
@@ -54,7 +56,25 @@ pub(crate) async fn measure(pods: usize, other: &Other) -> Result<Report> {
     tracing::info!("searching while much is updated");
     let search = target(fleetglass, "search")?;
     measure_storm(&stage, &search, &theirs, &mut report).await?;
+    tracing::info!("adding a kind");
+    measure_adding(&stage, &ours, &mut report).await?;
     Ok(report)
+}
+
+/// Tells whoever runs the other server what it is to follow, and waits until it does.
+async fn wait_for(url: &str, target: &Target, stage: &Stage) -> Result<()> {
+    let member = stage.members.first().context("no member")?.kubectl()?;
+    tracing::info!(
+        member = %member.kubeconfig().display(),
+        control_plane = %stage.kubectl()?.kubeconfig().display(),
+        "let {url} follow the Pods of the member, which the control plane knows as member1; these are the kubeconfigs of both"
+    );
+    eventually(Duration::from_secs(900), async || {
+        let found = Reader::new(target).objects("/api/v1/namespaces/space-000/pods").await?;
+        ensure!(found == Some(PODS_OF_NAMESPACE), "{url} shows {found:?} of {PODS_OF_NAMESPACE} Pods of a namespace");
+        Ok(())
+    })
+    .await
 }
 
 /// The cache alone, which is all that karmada-search has: Fleetglass without its search index.
@@ -128,8 +148,8 @@ async fn measure_sync(stage: &Stage, pods: usize, column: &str, report: &mut Rep
     tokio::time::sleep(Duration::from_secs(3)).await;
     report.set(column, "first sync, CPU s", (process.cpu()? - cpu).as_secs_f64());
     let held = process.resident_bytes()?;
-    report.set(column, "resident idle, MiB", idle as f64 / 1_048_576.0);
-    report.set(column, "resident holding, MiB", held as f64 / 1_048_576.0);
+    report.set(column, "resident idle, MiB", idle as f64 / MIB);
+    report.set(column, "resident holding, MiB", held as f64 / MIB);
     report.set(column, "bytes an object above idle", held.saturating_sub(idle) as f64 / pods as f64);
     let files = process.file_bytes()?.saturating_sub(idle_files);
     report.set(column, "of it pages of files, bytes", files as f64 / pods as f64);
@@ -150,11 +170,12 @@ async fn measure_reads(target: &Target, pods: usize, column: &str, report: &mut 
         reader.throughput("/api/v1/pods", 8, Duration::from_secs(6)).await?,
     );
     let peak = target.process.peak_bytes()?;
-    report.set(column, "peak resident, 8 readers, MiB", peak as f64 / 1_048_576.0);
-    report.set(column, "of it for the readers, MiB", peak.saturating_sub(before) as f64 / 1_048_576.0);
+    report.set(column, "peak resident, 8 readers, MiB", peak as f64 / MIB);
+    report.set(column, "of it for the readers, MiB", peak.saturating_sub(before) as f64 / MIB);
     let gzip = Reader::compressed(target)?.repeat("/api/v1/pods", 3).await?;
     report.set(column, "list all, gzip, s", gzip.median.as_secs_f64());
     report.set(column, "list all, gzip, MB", gzip.bytes as f64 / 1e6);
+    report.set(column, "list all, gzip, CPU s", gzip.cpu.as_secs_f64());
     let page = reader.repeat("/api/v1/pods?limit=500", 50).await?;
     report.set(column, "page of 500, ms", page.median.as_secs_f64() * 1e3);
     let namespace = reader.repeat("/api/v1/namespaces/space-000/pods", 50).await?;
@@ -165,6 +186,26 @@ async fn measure_reads(target: &Target, pods: usize, column: &str, report: &mut 
     let one = reader.repeat("/api/v1/namespaces/space-000/pods/app-000-00000", 1000).await?;
     report.set(column, "one object, ms", one.median.as_secs_f64() * 1e3);
     report.set(column, "one object, CPU ms", one.cpu.as_secs_f64() * 1e3);
+    Ok(())
+}
+
+/// Lists of a kind that is held and of one that is being added, one after the other until both are there: how many of them look
+/// as if there was nothing.
+async fn measure_adding(stage: &Stage, ours: &Target, report: &mut Report) -> Result<()> {
+    let reader = Reader::new(ours);
+    let adding = registry("pods", &[], &["v1/Pod", "v1/Namespace"]);
+    stage.kubectl()?.apply(&adding.to_string()).await?;
+    let (begun, mut empty) = (Instant::now(), 0_u32);
+    loop {
+        let counts =
+            [reader.objects("/api/v1/pods?limit=5").await?, reader.objects("/api/v1/namespaces?limit=5").await?];
+        empty += counts.iter().map(|count| u32::from(*count == Some(0))).sum::<u32>();
+        if counts.iter().all(|count| count.is_some_and(|count| count > 0)) {
+            break;
+        }
+        ensure!(begun.elapsed() < Duration::from_secs(60), "the kind does not come");
+    }
+    report.set("fleetglass", "empty answers while a kind is added", f64::from(empty));
     Ok(())
 }
 
@@ -215,6 +256,10 @@ async fn measure_updates(ours: &Target, theirs: &Target, pods: usize, column: &s
     // What the updates leave to be done is part of their price.
     tokio::time::sleep(Duration::from_secs(3)).await;
     report.set(column, "CPU for one update, ms", (ours.process.cpu()? - cpu).as_secs_f64() * 1e3 / UPDATES as f64);
-    report.set(column, "resident at the end, MiB", ours.process.resident_bytes()? as f64 / 1_048_576.0);
+    let held = ours.process.resident_bytes()? as f64 / MIB;
+    report.set(column, "resident at the end, MiB", held);
+    if let Some(idle) = report.value(column, "resident idle, MiB") {
+        report.set(column, "bytes an object above idle after updates", (held - idle) * MIB / pods as f64);
+    }
     Ok(())
 }
