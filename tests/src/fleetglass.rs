@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::api_server::{ApiServer, client};
 use crate::eventually;
-use crate::parts::cargo_program;
+use crate::parts::{BuiltWith, cargo_program};
 use crate::pki::{Authority, Pair};
 use crate::process::{Server, free_port};
 
@@ -25,11 +25,21 @@ const SERVICE: &str = "fleetglass";
 /// # Errors
 /// If it cannot be built.
 pub fn program() -> Result<PathBuf> {
+    built(BuiltWith::Tests)
+}
+
+/// The program as users build it; from then on, [`program`] is that one. For what measures it.
+///
+/// # Errors
+/// If it cannot be built.
+pub fn program_of_users() -> Result<PathBuf> {
+    built(BuiltWith::Package("search-server"))
+}
+
+fn built(with: BuiltWith<'_>) -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    BUILT
-        .get_or_init(|| cargo_program("search-server", "fleetglass").map_err(|error| format!("{error:#}")))
-        .clone()
-        .map_err(|error| anyhow!(error))
+    let build = || cargo_program(with, "fleetglass").map_err(|error| format!("{error:#}"));
+    BUILT.get_or_init(build).clone().map_err(|error| anyhow!(error))
 }
 
 /// A running Fleetglass.

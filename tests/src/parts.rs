@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::ProgressBar;
 use parking_lot::Mutex;
+use serde_json::json;
 
 const KUBERNETES: &str = "v1.35.4";
 const HELM: &str = "v3.22.0";
@@ -109,13 +110,27 @@ pub fn find(part: Part) -> Result<PathBuf> {
     }
 }
 
+/// What a program of this workspace is built with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BuiltWith<'a> {
+    /// The features that its package asks for: as users build it.
+    Package(&'a str),
+    /// Those of all tests too, so that what cargo has built for them is not built once more.
+    Tests,
+}
+
 /// A program of this workspace, built with optimisation.
-pub(crate) fn cargo_program(package: &str, program: &str) -> Result<PathBuf> {
+pub(crate) fn cargo_program(with: BuiltWith<'_>, program: &str) -> Result<PathBuf> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace's folder")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(workspace)
-        .args(["build", "--release", "--package", package, "--bin", program])
+        .args(["build", "--release", "--bin", program])
+        .args(match with {
+            BuiltWith::Package(package) => vec!["--package", package],
+            // Any suite brings the features of all.
+            BuiltWith::Tests => vec!["--workspace", "--test", "demo"],
+        })
         .args(["--message-format", "json-render-diagnostics"])
         .stdin(Stdio::null())
         .output()?;
@@ -123,7 +138,8 @@ pub(crate) fn cargo_program(package: &str, program: &str) -> Result<PathBuf> {
     let messages = String::from_utf8_lossy(&output.stdout);
     let executable = messages.lines().rev().find_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        message["executable"].as_str().map(PathBuf::from)
+        let is_it = message["target"]["name"] == program && message["target"]["kind"] == json!(["bin"]);
+        message["executable"].as_str().filter(|_| is_it).map(PathBuf::from)
     });
     executable.with_context(|| format!("cargo did not say where it put {program}"))
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::counters::Counters;
 use super::fault::Fault;
-use crate::parts::cargo_program;
+use crate::parts::{BuiltWith, cargo_program};
 use crate::process::{Server, free_port};
 
 /// A process may open as many files as it is let: each connection is one.
@@ -36,7 +36,8 @@ pub struct SimulatedMembers {
 /// If it cannot be built.
 pub fn program() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let build = || cargo_program("tests", "simulated-members").map_err(|error| format!("{error:#}"));
+    let build =
+        || cargo_program(BuiltWith::Package("tests"), "simulated-members").map_err(|error| format!("{error:#}"));
     BUILT.get_or_init(build).clone().map_err(|error| anyhow!(error))
 }
 

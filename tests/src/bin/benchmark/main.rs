@@ -78,7 +78,7 @@ async fn main() -> Result<()> {
         serde_json::from_str(&text)?
     } else {
         tracing::info!("building the program");
-        fleetglass::program()?;
+        fleetglass::program_of_users()?;
         let results = measured(&arguments).await?;
         write(&arguments.output, &serde_json::to_string_pretty(&results)?)?;
         results
