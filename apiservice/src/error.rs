@@ -53,7 +53,8 @@ pub struct StatusCause {
     pub reason: &'static str,
     /// What a person reads.
     pub message: String,
-    /// Path of the field from the object's root.
+    /// Path of the field from the object's root; empty where it is about none.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub field: String,
 }
 
@@ -212,6 +213,17 @@ impl ApiError {
     /// 504: the request ran into its deadline.
     pub fn timeout(message: impl Into<String>) -> Self {
         Self::status(StatusCode::GATEWAY_TIMEOUT, Some("Timeout"), message.into())
+    }
+
+    /// 504: a version was asked for that is not reached. Clients know it by its cause, and list again without a version.
+    pub fn too_large_resource_version(message: impl Into<String>) -> Self {
+        let cause = StatusCause {
+            reason: "ResourceVersionTooLarge",
+            message: "Too large resource version".to_owned(),
+            field: String::new(),
+        };
+        let details = StatusDetails { causes: vec![cause], ..StatusDetails::default() };
+        Self { retry_after_seconds: Some(1), ..Self::timeout(message).with_details(details) }
     }
 
     /// The `{"error": "…"}` answer of the drop-in `search/cache` path.

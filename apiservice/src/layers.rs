@@ -30,7 +30,7 @@ use crate::authz::Authorizer;
 use crate::body::{Held, Sent};
 use crate::error::ApiError;
 use crate::metrics::Metrics;
-use crate::request::{Caller, ListOptions, RequestInfo};
+use crate::request::{Caller, RequestInfo};
 use crate::serve::Peer;
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
@@ -110,6 +110,9 @@ impl Draining {
     }
 }
 
+/// Whether a request may take any time, by what it is about and its query string: it is free of deadlines and of limits at once.
+pub type IsLongRunning = fn(&RequestInfo, Option<&str>) -> bool;
+
 /// What the gate is made of.
 #[derive(Debug)]
 pub(crate) struct GateParts {
@@ -119,6 +122,8 @@ pub(crate) struct GateParts {
     pub(crate) audit: Option<Arc<Audit>>,
     pub(crate) limits: Limits,
     pub(crate) draining: Draining,
+    /// Of routes that were handed in.
+    pub(crate) is_long_search: Option<IsLongRunning>,
 }
 
 /// What the gate needs to decide.
@@ -130,6 +135,7 @@ pub(crate) struct Gate {
     audit: Option<Arc<Audit>>,
     limits: Limits,
     draining: Draining,
+    is_long_search: Option<IsLongRunning>,
     reads: Option<Arc<Semaphore>>,
     writes: Option<Arc<Semaphore>>,
 }
@@ -181,15 +187,20 @@ pub(crate) async fn gate(State(gate): State<Arc<Gate>>, request: Request, next: 
 
 impl Gate {
     pub(crate) fn new(parts: GateParts) -> Self {
-        let GateParts { authenticator, authorizer, metrics, audit, limits, draining } = parts;
+        let GateParts { authenticator, authorizer, metrics, audit, limits, draining, is_long_search } = parts;
         let semaphore = |permits: usize| (permits > 0).then(|| Arc::new(Semaphore::new(permits)));
         let (reads, writes) = (semaphore(limits.reads), semaphore(limits.writes));
-        Self { authenticator, authorizer, metrics, audit, limits, draining, reads, writes }
+        Self { authenticator, authorizer, metrics, audit, limits, draining, is_long_search, reads, writes }
+    }
+
+    /// Whether the answer may take any time: watches, also those below routes that were handed in.
+    fn is_long_running(&self, info: &RequestInfo, query: Option<&str>) -> bool {
+        info.is_watch() || self.is_long_search.is_some_and(|is_long| is_long(info, query))
     }
 
     /// Handles the request within its deadline; a panic on the way becomes a 500 for this request alone.
     async fn fenced(&self, info: &RequestInfo, audit_id: &AuditId, request: Request, next: Next) -> Response {
-        let long_running = is_long_running(info, request.uri().query());
+        let long_running = self.is_long_running(info, request.uri().query());
         let mut record = None;
         let handled = AssertUnwindSafe(self.handled(info, audit_id, request, next, &mut record)).catch_unwind();
         let outcome =
@@ -237,7 +248,7 @@ impl Gate {
             return Err(ApiError::too_many_requests("the server is shutting down, try again", RETRY_AFTER));
         }
         let arrival = self.audit.as_ref().map(|audit| (audit, Arrival::of(&request)));
-        let long_running = is_long_running(info, request.uri().query());
+        let long_running = self.is_long_running(info, request.uri().query());
         let (mut parts, body) = request.into_parts();
         let who = if open {
             // Whoever may ask without credentials may also ask with bad ones; and health must not wait for reviews.
@@ -321,40 +332,6 @@ fn too_large(limit: usize) -> ApiError {
     ApiError::too_large(format!("Request entity too large: limit is {limit}"))
 }
 
-/// Whether the answer may take any time: watches, also those below a resource that routes paths of its own.
-fn is_long_running(info: &RequestInfo, query: Option<&str>) -> bool {
-    let watches = |query: &str| ListOptions::parse(query).is_ok_and(|options| options.watch);
-    info.is_watch()
-        || (is_cached_collection(info) && query.is_some_and(watches))
-        || (is_query(info) && query.is_some_and(watches_query))
-}
-
-/// As the query's own route reads it: other parameters, or what is wrong with them, make no difference.
-fn watches_query(query: &str) -> bool {
-    let watch = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "watch");
-    watch.is_some_and(|(_, value)| matches!(&*value, "" | "1" | "true"))
-}
-
-/// Whether the path is that of a query over all kinds.
-fn is_query(info: &RequestInfo) -> bool {
-    info.is_resource_request && info.is_read_only() && info.parts == ["search", "query"]
-}
-
-/// Whether a path below `search/cache` is that of many objects: one that names an object is read, whatever it says.
-fn is_cached_collection(info: &RequestInfo) -> bool {
-    let parts: Vec<&str> = info.parts.iter().map(String::as_str).collect();
-    let below = match parts.as_slice() {
-        ["search", "cache", "api", _version, below @ ..] => below,
-        ["search", "cache", "apis", _group, _version, below @ ..] => below,
-        _ => return false,
-    };
-    let below = match below {
-        ["namespaces", _namespace, inner @ ..] if !inner.is_empty() => inner,
-        below => below,
-    };
-    info.is_resource_request && info.is_read_only() && below.len() == 1
-}
-
 /// A `Status` in place of the bare answers that a router gives to unknown paths, methods, and bodies over the limit.
 fn with_status(response: Response, limit: usize) -> Response {
     let bare = response.body().size_hint().exact() == Some(0);
@@ -408,32 +385,4 @@ fn log(info: &RequestInfo, audit_id: &AuditId, status: StatusCode, arrived: Inst
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
-}
-
-#[cfg(test)]
-mod tests {
-    use rstest::rstest;
-
-    use super::*;
-
-    #[rstest]
-    #[case("cache/api/v1/pods?watch=true", true)]
-    #[case("cache/apis/apps/v1/namespaces/shop/deployments?watch", true)]
-    #[case("cache/api/v1/namespaces?watch=1", true)]
-    #[case("cache/api/v1/pods?watch=False", false)]
-    #[case("cache/api/v1/pods?watch=0&watch=1", false)]
-    #[case("cache/api/v1/namespaces/shop/pods/web?watch=1", false)]
-    #[case("cache/api/v1/namespaces/shop?watch=1", false)]
-    #[case("cache/api/v1/nodes/one?watch=1", false)]
-    #[case("query?q=kind:Pod&watch=1", true)]
-    #[case("query?watch=true&limit=&timeoutSeconds=", true)]
-    #[case("query?watch=false", false)]
-    #[case("query/more?watch=1", false)]
-    #[case("facets?watch=1", false)]
-    #[case("cache/api/v1/pods", false)]
-    fn only_real_watches_are_free_of_limits_and_deadlines(#[case] path: &str, #[case] expected: bool) {
-        let uri: http::Uri = format!("{}/search/{path}", crate::GROUP_VERSION_PATH).parse().unwrap();
-        let info = RequestInfo::new(&Method::GET, &uri).unwrap();
-        assert_eq!(is_long_running(&info, uri.query()), expected);
-    }
 }

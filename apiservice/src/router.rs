@@ -23,7 +23,7 @@ use crate::authz::Authorizer;
 use crate::discovery::{self, Discovery, DiscoverySettings};
 use crate::error::ApiError;
 use crate::health::Health;
-use crate::layers::{Draining, Gate, GateParts, Limits, WorthCompressing, gate};
+use crate::layers::{Draining, Gate, GateParts, IsLongRunning, Limits, WorthCompressing, gate};
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
 use crate::{GROUP, GROUP_VERSION_PATH};
@@ -43,14 +43,23 @@ pub struct RouterParts {
     pub audit: Option<Arc<Audit>>,
     /// Routes of `…/resourceregistries`, whole paths.
     pub registries: Router,
-    /// Routes of `…/search`, whole paths; without them the resource does not exist.
-    pub search: Option<Router>,
+    /// Routes of `…/search`; without them the resource does not exist.
+    pub search: Option<SearchRoutes>,
     /// How much is accepted at once.
     pub limits: Limits,
     /// Tells requests to come again later once the server stops.
     pub draining: Draining,
     /// `HOST:PORT` or `:PORT` that discovery tells clients.
     pub server_address: String,
+}
+
+/// Routes of `…/search`, whole paths.
+#[derive(Debug)]
+pub struct SearchRoutes {
+    /// Where they lead.
+    pub router: Router,
+    /// Which of their answers may take any time.
+    pub is_long_running: IsLongRunning,
 }
 
 struct Routes {
@@ -72,6 +81,7 @@ pub fn router(parts: RouterParts) -> Router {
         audit: parts.audit,
         limits: parts.limits,
         draining: parts.draining,
+        is_long_search: parts.search.as_ref().map(|search| search.is_long_running),
     });
     let routes = Routes {
         health: parts.health,
@@ -79,7 +89,7 @@ pub fn router(parts: RouterParts) -> Router {
         discovery: Discovery::new(&settings),
         openapi: OpenApi::new(),
         registries: parts.registries,
-        search: parts.search,
+        search: parts.search.map(|search| search.router),
     };
     Router::new()
         .fallback(dispatch)

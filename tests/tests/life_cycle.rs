@@ -84,6 +84,12 @@ fn a_list_that_is_not_to_be_older_than_a_write_shows_the_write() -> Result<()> {
         let refused = kubectl.run(&["get", "--raw", &format!("{CACHE}{}", at_least("999999999999"))]).await;
         let told = refused.err().context("a version that nobody has reached")?.to_string();
         ensure!(told.contains("Too large resource version: 999999999999"), "{told}");
+        // client-go takes its cause as the reason to list again without a version.
+        let url = format!("{}{CACHE}{}", stage.control_plane.url, at_least("999999999999"));
+        let answer = stage.control_plane.client()?.get(url).bearer_auth(ADMIN_TOKEN).send().await?;
+        assert_eq!(answer.status().as_u16(), 504);
+        let status: Value = serde_json::from_str(&answer.text().await?)?;
+        assert_eq!(status["details"]["causes"][0]["reason"], "ResourceVersionTooLarge", "{status}");
         member.run(&["delete", "configmap", "-n", "team-001", "fresh"]).await?;
         kubectl.run(&["delete", "resourceregistry", "fresh"]).await.map(drop)
     })

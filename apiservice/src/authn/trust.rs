@@ -40,7 +40,7 @@ pub struct FrontProxySettings {
     pub group_headers: Vec<String>,
     /// Headers that carry the user's unique id.
     pub uid_headers: Vec<String>,
-    /// Beginnings of headers that carry extra values.
+    /// Prefixes of headers that carry extra values.
     pub extra_prefixes: Vec<String>,
 }
 
@@ -270,7 +270,10 @@ impl TrustStore {
         loop {
             let Some(read) = stop.run_until_cancelled(api.get_opt(CONFIG_NAME)).await else { return };
             let wait = match read.map(|config| self.take_published(config)) {
-                Ok(Ok(())) => REREAD,
+                Ok(Ok(())) => {
+                    retry = FIRST_RETRY;
+                    REREAD
+                }
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "published authentication settings cannot be used, the old ones stay");
                     LONGEST_RETRY

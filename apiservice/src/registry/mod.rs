@@ -17,7 +17,7 @@ use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Method};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, LengthLimitError};
 use tokio_util::sync::CancellationToken;
 
 pub use store::{RESOURCE, ReadyCondition, RegistrySnapshot, RegistryStore};
@@ -85,11 +85,12 @@ async fn respond(api: &RegistryApi, request: Request) -> Result<Response, ApiErr
 
 /// The body layer refuses what is too large while it is read.
 fn body_error(error: &axum::Error) -> ApiError {
-    let text = error.to_string();
-    if text.contains("length limit") {
-        return ApiError::too_large("the request body is too large");
+    let is_too_long =
+        std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<LengthLimitError>()).is_some();
+    if is_too_long {
+        return ApiError::too_large("Request entity too large");
     }
-    ApiError::bad_request(format!("the request body cannot be read: {text}"))
+    ApiError::bad_request(format!("the request body cannot be read: {error}"))
 }
 
 fn not_allowed(call: &Call) -> ApiError {

@@ -1,7 +1,8 @@
 //! ResourceRegistry objects over a store: documents with versions, and a snapshot of all that is always kept live.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -34,6 +35,8 @@ pub struct RegistrySnapshot {
     pub registries: Vec<ResourceRegistry>,
     /// Whether the store has been read at all.
     pub loaded: bool,
+    /// Whether some of what is stored can't be read, and is not among them.
+    pub has_unreadable: bool,
 }
 
 /// Whether a registry is ready, and why.
@@ -196,14 +199,17 @@ impl Follower {
         let mut delay = RETRY.0;
         let mut failing = false;
         loop {
+            let begun = Instant::now();
             match self.follow(&mut failing).await {
                 Ok(()) | Err(StorageError::Compacted) => delay = RETRY.0,
                 Err(error) => {
+                    // What was followed for a while and then broke off begins anew.
+                    let was_followed = begun.elapsed() > RETRY.1;
+                    delay = if was_followed { RETRY.0 } else { (delay * 2).min(RETRY.1) };
                     if !failing {
                         warn!(%error, "the registries cannot be read, retrying");
                     }
                     failing = true;
-                    delay = (delay * 2).min(RETRY.1);
                 }
             }
             tokio::time::sleep(delay).await;
@@ -215,16 +221,16 @@ impl Follower {
         if std::mem::take(failing) {
             info!("the registries can be read again");
         }
-        let mut registries: std::collections::BTreeMap<String, ResourceRegistry> =
-            listing.items.iter().filter_map(|stored| Some((stored.name.clone(), typed(stored)?))).collect();
+        let mut registries: BTreeMap<String, Read> =
+            listing.items.iter().map(|stored| (stored.name.clone(), read(stored))).collect();
         self.publish(&registries);
         let mut changes = self.storage.watch(listing.revision).await?;
         while let Some(change) = changes.next().await {
             match change? {
-                StorageEvent::Written { object, .. } => match typed(&object) {
-                    Some(registry) => drop(registries.insert(object.name, registry)),
-                    None => drop(registries.remove(&object.name)),
-                },
+                StorageEvent::Written { object, .. } => {
+                    let read = read(&object);
+                    registries.insert(object.name, read);
+                }
                 StorageEvent::Deleted { object } => drop(registries.remove(&object.name)),
                 StorageEvent::Progress(_) => continue,
             }
@@ -233,23 +239,34 @@ impl Follower {
         Ok(())
     }
 
-    fn publish(&self, registries: &std::collections::BTreeMap<String, ResourceRegistry>) {
-        let registries = registries.values().cloned().collect();
-        self.snapshot.send_replace(Arc::new(RegistrySnapshot { registries, loaded: true }));
+    fn publish(&self, read: &BTreeMap<String, Read>) {
+        let registry =
+            |read: &Read| if let Read::Registry(registry) = read { Some((**registry).clone()) } else { None };
+        let has_unreadable = read.values().any(|read| matches!(read, Read::Unreadable));
+        let registries = read.values().filter_map(registry).collect();
+        self.snapshot.send_replace(Arc::new(RegistrySnapshot { registries, loaded: true, has_unreadable }));
     }
 }
 
+/// What is stored under a name.
+enum Read {
+    Registry(Box<ResourceRegistry>),
+    /// One that is being deleted.
+    Leaving,
+    Unreadable,
+}
+
 /// One that cannot be read is left out, and named in the log: the others go on.
-fn typed(stored: &Stored) -> Option<ResourceRegistry> {
+fn read(stored: &Stored) -> Read {
     let read = document(stored)
         .map_err(|error| error.to_string())
         .and_then(|document| serde_json::from_value::<ResourceRegistry>(document).map_err(|error| error.to_string()));
     match read {
-        Ok(registry) if registry.metadata.deletion_timestamp.is_some() => None,
-        Ok(registry) => Some(registry),
+        Ok(registry) if registry.metadata.deletion_timestamp.is_some() => Read::Leaving,
+        Ok(registry) => Read::Registry(Box::new(registry)),
         Err(error) => {
             warn!(name = %stored.name, %error, "a stored ResourceRegistry cannot be read and is left out");
-            None
+            Read::Unreadable
         }
     }
 }

@@ -41,5 +41,7 @@ pub(super) async fn snapshot(cache: &ResourceCache, options: &CacheOptions) -> R
 fn too_large(cluster: &ClusterName, least: &MergedVersion, snapshot: &Snapshot) -> ApiError {
     let reached = snapshot.parts.get(cluster).and_then(|part| part.version.as_deref()).unwrap_or_default();
     let wanted = least.get(cluster).unwrap_or_default();
-    ApiError::timeout(format!("Too large resource version: {wanted}, current: {reached}, of cluster {cluster}"))
+    ApiError::too_large_resource_version(format!(
+        "Too large resource version: {wanted}, current: {reached}, of cluster {cluster}"
+    ))
 }

@@ -14,13 +14,14 @@ mod cache_path;
 mod freshness;
 mod known;
 mod list;
+mod long_running;
 mod options;
 mod own_labels;
 mod query;
 mod root;
 mod status;
 mod table;
-mod warning;
+pub(crate) mod warning;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiservice::error::{ApiError, Subject};
+use apiservice::router::SearchRoutes;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -45,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 use crate::observe::metrics::Counted;
 pub(crate) use backends::{BackendSource, Source};
 use cache_path::CachePath;
+use long_running::is_long_running;
 pub(crate) use query::Turns;
 
 /// Where these routes stand.
@@ -82,8 +85,8 @@ impl SearchState {
 }
 
 /// The routes under `search`, for requests with their full path.
-pub(crate) fn router(state: SearchState) -> Router {
-    Router::new().fallback(answer).with_state(state)
+pub(crate) fn search(state: SearchState) -> SearchRoutes {
+    SearchRoutes { router: Router::new().fallback(answer).with_state(state), is_long_running }
 }
 
 async fn answer(State(state): State<SearchState>, request: Request) -> Response {
@@ -112,7 +115,7 @@ async fn respond(state: &SearchState, request: &Parts) -> Result<Response, ApiEr
             state.source.check_cache("search/fields")?;
             query::names::answer(state, query).await
         }
-        "status" => status::answer(state),
+        "status" if rest.is_empty() => status::answer(state),
         other => Err(ApiError::unroutable(format!("connect with unrecognized search category {other}"))),
     }
 }

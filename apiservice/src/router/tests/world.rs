@@ -34,7 +34,7 @@ use crate::health::Health;
 use crate::layers::{Compressible, Limits};
 use crate::metrics::Metrics;
 use crate::request::{Caller, RequestInfo};
-use crate::router::{RouterParts, router};
+use crate::router::{RouterParts, SearchRoutes, router};
 use crate::serve::{ServeSettings, serve};
 use crate::tls::{MinVersion, ServingCertificates, TlsPolicy, server_config};
 
@@ -242,7 +242,10 @@ fn parts(control_plane: &ControlPlane, trust: &Arc<TrustStore>, limits: Limits) 
         registries: Router::new()
             .route(REGISTRIES, get(|| async { "[]" }).post(|body: Bytes| async move { body.len().to_string() }))
             .route(&format!("{REGISTRIES}/{{name}}"), get(misbehave)),
-        search: Some(Router::new().route("/apis/search.karmada.io/v1alpha1/search/{*path}", get(search))),
+        search: Some(SearchRoutes {
+            router: Router::new().route("/apis/search.karmada.io/v1alpha1/search/{*path}", get(search)),
+            is_long_running: |_, query| query.is_some_and(|query| query.contains("watch")),
+        }),
         limits,
         audit: None,
         draining: crate::layers::Draining::default(),
