@@ -41,7 +41,7 @@ mod writer;
 pub use health::{BackendHealth, BackendState, Counters, Rejection};
 pub use layout::MAPPING;
 pub use readers::{Asked, ReaderOf, Readers, ReadersInputs};
-pub use supervise::{BackendStatus, Backends, BackendsSettings, Inputs, follow};
+pub use supervise::{BackendStatus, Backends, BackendsSettings, Inputs, Told, follow};
 pub use target::TargetError;
 
 use std::time::Duration;

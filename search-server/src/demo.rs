@@ -10,7 +10,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use apiservice::registry::{RegistryApi, RegistryStore};
 use apiservice::storage::Storage;
-use apiservice::storage::embedded::EmbeddedStorage;
 use axum::body::Body;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
@@ -23,7 +22,7 @@ use tower::ServiceExt;
 
 use crate::args::DemoArgs;
 use crate::run::{Lifetime, Server};
-use crate::settings::Settings;
+use crate::settings::{Settings, stores_in};
 use crate::{identity, kubeconfig};
 
 static MANIFESTS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../deploy/demo");
@@ -41,7 +40,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         None => Some(tempfile::Builder::new().prefix("fleetglass-demo-").tempdir()?),
     };
     let folder = match (&args.data_dir, &temporary) {
-        (Some(folder), _) => folder.clone(),
+        (Some(folder), _) => std::path::absolute(folder)?,
         (None, Some(temporary)) => temporary.path().to_path_buf(),
         (None, None) => bail!("there is no folder to work in"),
     };
@@ -51,18 +50,21 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         .await
         .with_context(|| format!("cannot listen on 127.0.0.1:{}", args.port))?;
     let address = listener.local_addr()?;
+    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    // Whoever else serves from the same folder has it locked, and its files stay as they are.
+    let stores = stores_in(&folder)?;
+    let storage = Arc::clone(&stores.registries);
     let clusters = write_manifests(&folder)?;
     let identity = identity::standalone(address)?;
     let path = folder.join("kubeconfig");
     if let Some(pki) = &identity.standalone {
         kubeconfig::write(&path, &format!("https://{address}"), pki)?;
     }
-    let storage: Arc<dyn Storage> = Arc::new(EmbeddedStorage::open(&folder)?);
     create_registry(&storage, &stop).await?;
     let server = Server {
         listener,
         identity,
-        storage: Arc::clone(&storage),
+        stores,
         control_plane: None,
         members: snapshot::start(clusters.clone(), stop.clone())?,
         member_limits: ConnectionLimits { qps: 0.0, burst: 0, streamed_lists: true },

@@ -21,4 +21,5 @@ mod observe;
 mod reconcile;
 mod routes;
 pub mod run;
+mod sent_to;
 mod settings;

@@ -1,17 +1,21 @@
-//! From ResourceRegistry objects to what the indexer plans for: the only place where the API's types become the indexer's.
+//! Members, registries and limits of one library as the other one has them.
 //!
 //! In: the registry store's snapshots. Out: a channel of [`RegistrySet`]s for the supervisor.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use apiservice::registry::RegistrySnapshot;
 use apiservice::types::{self, ResourceRegistry};
 use indexer::affinity::{ClusterAffinity, LocationCondition, LocationField};
+use indexer::backend::Told;
 use indexer::plan::{BackendReference, Registry, ResourceSelector, SearchedIn, SecretReference};
 use indexer::supervise::RegistrySet;
 use kube::core::Selector;
 use tokio::sync::watch;
+
+use crate::sent_to::SentTo;
 
 /// The annotation of a registry that says what answers queries for its objects: `opensearch` or `index`.
 const SEARCH_BACKEND: &str = "search.fleetglass.io/search-backend";
@@ -19,23 +23,49 @@ const SEARCH_BACKEND: &str = "search.fleetglass.io/search-backend";
 /// Characters of a value that are quoted.
 const SHOWN: usize = 40;
 
-/// Keeps the supervisor's registries in step with the store until either side is gone.
+/// What is remembered of backends, and what is found out about them.
+pub(crate) type Remembered = (SentTo, watch::Receiver<Told>);
+
+/// How soon what could not be remembered is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+/// Keeps the supervisor's registries in step with the store until either side is gone. Servers that write to backends remember which
+/// ones.
 pub(crate) async fn follow_registries(
     mut snapshots: watch::Receiver<Arc<RegistrySnapshot>>,
+    mut remembered: Option<Remembered>,
     registries: watch::Sender<Arc<RegistrySet>>,
 ) {
     loop {
-        let set = translate(&snapshots.borrow_and_update());
+        let mut set = translate(&snapshots.borrow_and_update());
+        let mut is_remembered = true;
+        // What a registry names that can't be read is not left.
+        let is_whole = set.loaded && !snapshots.borrow().has_unreadable;
+        if let Some((sent_to, told)) = remembered.as_mut().filter(|_| is_whole) {
+            let named = set.registries.iter().filter_map(|registry| registry.backend.clone()).collect();
+            let told = told.borrow_and_update().clone();
+            is_remembered = sent_to.follow(&named, &told).await;
+            set.left = sent_to.left(&named);
+        }
         registries.send_replace(Arc::new(set));
-        if snapshots.changed().await.is_err() {
-            return;
+        let told = async {
+            match &mut remembered {
+                // Its sender lives as long as the program.
+                Some((_, told)) => drop(told.changed().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = snapshots.changed() => if changed.is_err() { return },
+            () = told => {}
+            () = tokio::time::sleep(TRY_AGAIN), if !is_remembered => {}
         }
     }
 }
 
 fn translate(snapshot: &RegistrySnapshot) -> RegistrySet {
     let registries = snapshot.registries.iter().map(registry).collect();
-    RegistrySet { registries, loaded: snapshot.loaded }
+    RegistrySet { registries, loaded: snapshot.loaded, left: Vec::new() }
 }
 
 fn registry(stored: &ResourceRegistry) -> Registry {

@@ -12,7 +12,6 @@ use apiservice::layers::Draining;
 use apiservice::metrics::Metrics;
 use apiservice::registry::{RegistryApi, RegistryStore};
 use apiservice::router::RouterParts;
-use apiservice::storage::Storage;
 use indexer::backend::{self, Backends, BackendsSettings, Readers, ReadersInputs, reports, secrets};
 use indexer::cache::Cache;
 use indexer::connection::ConnectionLimits;
@@ -36,7 +35,8 @@ use crate::observe::checks::Watched;
 use crate::observe::metrics::Counted;
 use crate::observe::traces::Traces;
 use crate::routes::{BackendSource, SearchState, Source, Turns};
-use crate::settings::{Settings, Stopping, Store};
+use crate::sent_to::SentTo;
+use crate::settings::{Settings, Stopping, Store, Stores};
 use crate::{client, conditions, dashboards, demo, kubeconfig, logging, members, observe, reconcile, routes, settings};
 
 /// Carries out a command line; failures are told in one line.
@@ -172,6 +172,8 @@ async fn serve(args: ServeArgs) -> Result<()> {
     } else {
         identity::aggregated(&args, address, closing).await?
     };
+    // Whoever else serves from the same folder has it locked, and its kubeconfig stays as it is.
+    let stores = settings::stores(&args, closing)?;
     if let Some(pki) = &identity.standalone {
         let path = args.own.kubeconfig_to_write();
         kubeconfig::write(&path, &format!("https://{}", loopback_url(address)), pki)?;
@@ -189,7 +191,7 @@ async fn serve(args: ServeArgs) -> Result<()> {
     let server = Server {
         listener,
         identity,
-        storage: settings::storage(&args, closing)?,
+        stores,
         control_plane,
         members,
         member_limits: settings::member_limits(&args),
@@ -207,7 +209,7 @@ pub(crate) fn loopback_url(address: std::net::SocketAddr) -> String {
 pub(crate) struct Server {
     pub(crate) listener: TcpListener,
     pub(crate) identity: Identity,
-    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) stores: Stores,
     /// Where backends' Secrets are; none without a control plane.
     pub(crate) control_plane: Option<kube::Client>,
     pub(crate) members: watch::Receiver<Arc<MemberSet>>,
@@ -222,13 +224,13 @@ impl Server {
     /// If the API cannot be served at all.
     pub(crate) async fn run(self, lifetime: Lifetime) -> Result<()> {
         let Lifetime { stop, closing } = lifetime;
-        let Self { listener, identity, storage, control_plane, members, member_limits, settings } = self;
+        let Self { listener, identity, stores, control_plane, members, member_limits, settings } = self;
         let address = listener.local_addr()?;
         let metrics = Arc::new(Metrics::new());
         let kept = KeptCache::open(settings.disk).await?;
         let wishes =
             Wishes { limits: member_limits, index: settings.index, backends: settings.backends, store: settings.store };
-        let following = Following::start(kept, Arc::clone(&storage), control_plane, members, wishes, &closing);
+        let following = Following::start(kept, stores, control_plane, members, wishes, &closing);
         let audit = settings.audit.map(|audit| Audit::start(audit, &metrics)).transpose()?;
         let counted = Counted::default();
         metrics.register(|registry| {
@@ -263,7 +265,7 @@ impl Server {
             metrics,
             audit: audit.clone(),
             registries: apiservice::registry::router(registries),
-            search: settings.has_search.then(|| routes::router(search)),
+            search: settings.has_search.then(|| routes::search(search)),
             limits: settings.limits,
             draining: draining.clone(),
             server_address: address.to_string(),
@@ -349,19 +351,22 @@ struct Following {
 impl Following {
     fn start(
         kept: KeptCache,
-        storage: Arc<dyn Storage>,
+        stores: Stores,
         control_plane: Option<kube::Client>,
         members: watch::Receiver<Arc<MemberSet>>,
         wishes: Wishes,
         closing: &CancellationToken,
     ) -> Self {
         let KeptCache { cache, disk, opened, restored } = kept;
-        let store = RegistryStore::start(Arc::clone(&storage), closing.clone());
+        let store = RegistryStore::start(Arc::clone(&stores.registries), closing.clone());
+        let backends = Arc::new(Backends::default());
         let (registry_sets, registries) = watch::channel(Arc::<RegistrySet>::default());
         let tasks = TaskTracker::new();
-        tasks.spawn(
-            closing.clone().run_until_cancelled_owned(reconcile::follow_registries(store.subscribe(), registry_sets)),
-        );
+        tasks.spawn(closing.clone().run_until_cancelled_owned(reconcile::follow_registries(
+            store.subscribe(),
+            wishes.store.writes().then(|| (SentTo::new(stores.sent_to), backends.told())),
+            registry_sets,
+        )));
         let members = match &wishes.store {
             Store::Cache { .. } => members,
             Store::Backends { candidate } => {
@@ -385,9 +390,8 @@ impl Following {
             may_be_plain: wishes.backends.may_be_plain,
             asked: wishes.store.asked(),
         };
-        let backends = Arc::new(Backends::default());
         let inputs = backend::Inputs { cache: Arc::clone(&cache), overview: overview.clone(), secrets, registries };
-        if !matches!(wishes.store, Store::Backends { candidate: None }) {
+        if wishes.store.writes() {
             tasks.spawn(backend::follow(inputs, Arc::clone(&backends), wishes.backends, closing.clone()));
         }
         let source = match &wishes.store {
@@ -411,7 +415,7 @@ impl Following {
         let facts = conditions::Facts { backends: Arc::clone(&backends), looked_at };
         let reporter = tasks.spawn(conditions::report(store.clone(), facts, closing.clone())).abort_handle();
         tasks.close();
-        let watched = Watched { storage, registries: store, supervisor, reporter };
+        let watched = Watched { storage: stores.registries, registries: store, supervisor, reporter };
         Self { cache, disk, index, backends, overview, shown, source, watched, tasks }
     }
 }

@@ -65,6 +65,11 @@ pub(crate) enum Store {
 }
 
 impl Store {
+    /// Whether this server may write to backends.
+    pub(crate) fn writes(&self) -> bool {
+        !matches!(self, Self::Backends { candidate: None })
+    }
+
     /// Which backends are read.
     pub(crate) fn asked(&self) -> Asked {
         match self {
@@ -308,9 +313,21 @@ pub(crate) fn member_limits(args: &ServeArgs) -> ConnectionLimits {
     }
 }
 
-/// Where registries are stored, encrypted if that is asked for.
-pub(crate) fn storage(args: &ServeArgs, stop: &CancellationToken) -> Result<Arc<dyn Storage>> {
-    let plain = plain_storage(args)?;
+/// Where etcd keeps which backends were sent to: apart from what karmada-search keeps there.
+const SENT_TO: &str = "search.fleetglass.io/backends";
+
+/// What is stored.
+#[derive(Debug, Clone)]
+pub(crate) struct Stores {
+    /// Registries.
+    pub(crate) registries: Arc<dyn Storage>,
+    /// Which backends they were sent to.
+    pub(crate) sent_to: Arc<dyn Storage>,
+}
+
+/// Where registries are stored, and what is remembered beside them; encrypted if that is asked for.
+pub(crate) fn stores(args: &ServeArgs, stop: &CancellationToken) -> Result<Stores> {
+    let plain = plain_stores(args)?;
     let Some(path) = args.etcd.encryption_provider_config.clone() else {
         if args.etcd.encryption_provider_config_automatic_reload {
             bail!("--encryption-provider-config-automatic-reload needs --encryption-provider-config");
@@ -325,14 +342,21 @@ pub(crate) fn storage(args: &ServeArgs, stop: &CancellationToken) -> Result<Arc<
     if args.etcd.encryption_provider_config_automatic_reload {
         tokio::spawn(Arc::clone(&encryption).keep_fresh(REREAD_KEYS, stop.clone()));
     }
-    Ok(Arc::new(EncryptedStorage::new(plain, encryption)))
+    let encrypted = |plain| -> Arc<dyn Storage> { Arc::new(EncryptedStorage::new(plain, Arc::clone(&encryption))) };
+    Ok(Stores { registries: encrypted(plain.registries), sent_to: encrypted(plain.sent_to) })
 }
 
-fn plain_storage(args: &ServeArgs) -> Result<Arc<dyn Storage>> {
+/// Opens the embedded stores of a folder.
+pub(crate) fn stores_in(folder: &Path) -> Result<Stores> {
+    let registries = Arc::new(EmbeddedStorage::open(folder)?);
+    Ok(Stores { registries, sent_to: Arc::new(EmbeddedStorage::open_for("sent-to", folder)?) })
+}
+
+fn plain_stores(args: &ServeArgs) -> Result<Stores> {
     if args.etcd.etcd_servers.is_empty() {
         let folder: PathBuf = args.own.data_dir();
         info!(folder = %folder.display(), "no --etcd-servers: keeping registries in this folder");
-        return Ok(Arc::new(EmbeddedStorage::open(&folder)?));
+        return stores_in(&folder);
     }
     let config = EtcdConfig {
         servers: args.etcd.etcd_servers.clone(),
@@ -340,7 +364,8 @@ fn plain_storage(args: &ServeArgs) -> Result<Arc<dyn Storage>> {
         ca_file: args.etcd.etcd_cafile.clone(),
         client_certificate: args.etcd.etcd_certfile.clone().zip(args.etcd.etcd_keyfile.clone()),
     };
-    Ok(Arc::new(EtcdStorage::open(&config)?))
+    let sent_to = Arc::new(EtcdStorage::open_for(SENT_TO, &config)?);
+    Ok(Stores { registries: Arc::new(EtcdStorage::open(&config)?), sent_to })
 }
 
 #[cfg(test)]

@@ -138,6 +138,11 @@ impl Scene {
     }
 
     async fn backends(&self) -> Result<Vec<Value>> {
+        Ok(self.backends_and_left().await?.into_iter().filter(|backend| backend["registries"] != json!([])).collect())
+    }
+
+    /// Those too that registries have left.
+    async fn backends_and_left(&self) -> Result<Vec<Value>> {
         let status = self.stage.kubectl()?.raw(STATUS).await?;
         Ok(status["backends"].as_array().cloned().unwrap_or_default())
     }
@@ -354,7 +359,8 @@ fn who_is_killed_in_the_middle_of_a_bulk_request_comes_to_the_same_and_nothing_g
         let version = gone["object"]["metadata"]["resourceVersion"].as_str().context("no version")?;
         let path = format!("{OBJECTS}/_doc/{}?version={version}&version_type=external_gte", id.replace('/', "%2F"));
         let refused = scene.node.ask(Method::PUT, &path, Some(gone.clone())).await;
-        ensure!(refused.is_err_and(|error| error.to_string().contains("409")), "a deletion was written over");
+        let told = refused.map_or_else(|error| error.to_string(), |done| done.to_string());
+        ensure!(told.contains("409 Conflict"), "{told}");
         scene.has(&scene.node, MAPS + 3).await
     })
 }
@@ -439,6 +445,39 @@ fn a_registry_that_names_another_backend_moves_there() -> Result<()> {
         scene.has(&other, MAPS).await?;
         assert_eq!(scene.backends().await?.len(), 2);
         Ok(())
+    })
+}
+
+#[test]
+fn a_backend_that_was_left_is_emptied_by_whoever_comes_next() -> Result<()> {
+    run(async || {
+        let mut scene = scene().await?;
+        let gate = Gate::open_plain(&scene.node.url, scene.stage.folder(), Lock::Open).await?;
+        scene.send("leaving", &gate.url, None).await?;
+        scene.has(&scene.node, MAPS).await?;
+        // Whoever is to empty it can't, and dies.
+        gate.change_lock(Lock::Bearer("other".into()));
+        scene.stage.kubectl()?.run(&["delete", "resourceregistry", "leaving"]).await?;
+        scene.stage.fleetglass_mut()?.kill_and_restart().await?;
+        let left = async || {
+            let all = scene.backends_and_left().await?;
+            let name = gate.url.trim_start_matches("http://").to_owned();
+            anyhow::Ok(all.into_iter().find(|backend| backend["backend"].to_string().contains(&name)))
+        };
+        eventually(SOON, async || {
+            let told = left().await?.context("what is to be emptied is not told of")?;
+            ensure!(told["registries"] == json!([]) && told["state"] == "Failing", "{told}");
+            Ok(())
+        })
+        .await?;
+        scene.has(&scene.node, MAPS).await?;
+        gate.change_lock(Lock::Open);
+        scene.has(&scene.node, 0).await?;
+        eventually(SOON, async || {
+            ensure!(left().await?.is_none(), "it is empty, and still told of");
+            Ok(())
+        })
+        .await
     })
 }
 

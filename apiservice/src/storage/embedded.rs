@@ -68,7 +68,15 @@ impl EmbeddedStorage {
     /// # Errors
     /// If the folder cannot be written or another process has the store open.
     pub fn open(folder: &Path) -> Result<Self, OpenError> {
-        let path = folder.join("registries.redb");
+        Self::open_for("registries", folder)
+    }
+
+    /// The same for other objects, which are kept in a file of this name.
+    ///
+    /// # Errors
+    /// If the folder cannot be written or another process has the store open.
+    pub fn open_for(objects: &str, folder: &Path) -> Result<Self, OpenError> {
+        let path = folder.join(format!("{objects}.redb"));
         let failed = |error: &dyn std::fmt::Display| OpenError::Failed { path: path.clone(), error: error.to_string() };
         std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
         let database = match Database::create(&path) {

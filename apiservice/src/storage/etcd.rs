@@ -106,6 +106,14 @@ impl EtcdStorage {
     /// # Errors
     /// If addresses or certificate files cannot be used.
     pub fn open(config: &EtcdConfig) -> Result<Self, EtcdConfigError> {
+        Self::open_for("search.karmada.io/resourceRegistries", config)
+    }
+
+    /// The same for other objects, which are kept below the prefix under `GROUP/RESOURCE`.
+    ///
+    /// # Errors
+    /// If addresses or certificate files cannot be used.
+    pub fn open_for(objects: &str, config: &EtcdConfig) -> Result<Self, EtcdConfigError> {
         let endpoints: Vec<Endpoint> =
             config.servers.iter().map(|server| endpoint(server, config)).collect::<Result<_, _>>()?;
         let attempts = if endpoints.len() > 1 { endpoints.len() * ATTEMPTS_A_MEMBER } else { 1 };
@@ -115,7 +123,7 @@ impl EtcdStorage {
             _ => Channel::balance_list(endpoints.into_iter()),
         };
         let prefix = config.prefix.trim_matches('/');
-        let folder = format!("/{prefix}/search.karmada.io/resourceRegistries/").replace("//", "/");
+        let folder = format!("/{prefix}/{objects}/").replace("//", "/");
         Ok(Self { channel, folder, attempts })
     }
 

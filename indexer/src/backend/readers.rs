@@ -146,7 +146,7 @@ impl Keeper {
         let mut problems: Vec<(String, String)> =
             problems.iter().map(|(registry, problem)| (named_in(registry), problem.to_string())).collect();
         let names = |registries: Vec<Registry>| registries.into_iter().map(|registry| registry.name).collect();
-        self.name(targets.into_iter().map(|(target, registries)| (target, names(registries))));
+        self.name(targets.into_iter().map(|wanted| (wanted.target, names(wanted.registries))));
         let mut found = BTreeMap::new();
         for named in &mut self.named {
             match &named.id {

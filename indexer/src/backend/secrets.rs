@@ -1,4 +1,4 @@
-//! The Secrets that registries name for their backends, each watched by its name.
+//! The Secrets that registries name for their backends, or named for those that are being emptied, each watched by its name.
 //!
 //! In: registries. Out: what each Secret holds, or why that isn't known. What was read once stays while the control plane can't
 //! be asked.
@@ -90,7 +90,9 @@ fn no_control_plane() -> SecretState {
 }
 
 fn named(registries: &RegistrySet) -> BTreeSet<SecretReference> {
-    registries.registries.iter().filter_map(|registry| registry.backend.as_ref()?.secret.clone()).collect()
+    let backends = registries.registries.iter().filter_map(|registry| registry.backend.as_ref());
+    let backends = backends.chain(registries.left.iter().map(|left| &left.reference));
+    backends.filter_map(|backend| backend.secret.clone()).collect()
 }
 
 fn note(secrets: &watch::Sender<Arc<Secrets>>, reference: &SecretReference, state: SecretState) {

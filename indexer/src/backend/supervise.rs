@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use tokio::sync::watch;
@@ -25,14 +25,19 @@ use super::health::BackendHealth;
 use super::layout::Layout;
 use super::secrets::Secrets;
 use super::target::{Target, TargetError};
-use super::wanted::{BackendId, Wanted, identify, named_in};
+use super::wanted::{BackendId, Wanted, WantedTarget, identify, named_in};
 use super::writer::{self, End, Job, Order};
 use crate::cache::Cache;
-use crate::plan::Registry;
-use crate::supervise::{Overview, RegistrySet};
+use crate::plan::{BackendReference, Registry};
+use crate::supervise::{LeftBackend, Overview, RegistrySet};
 
 /// Changes that come in a row are looked at once: each of many clusters tells every half minute what it serves.
 const SETTLE: Duration = Duration::from_millis(300);
+
+/// How long a backend that was left may give no answer, until it is taken for one that is there no longer.
+const GIVEN_UP: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often it is looked for such backends.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(60 * 60);
 
 /// How backends are written to.
 #[derive(Debug, Clone)]
@@ -64,12 +69,35 @@ pub struct BackendStatus {
 #[derive(Debug, Default)]
 pub struct Backends {
     statuses: RwLock<Arc<Vec<BackendStatus>>>,
+    told: watch::Sender<Told>,
+}
+
+/// What is found out about backends, for whoever remembers them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The ids of the clusters that answer where registries send to.
+    pub clusters: BTreeMap<BackendReference, String>,
+    /// Backends that registries have left and that hold nothing of theirs any more, or are out of reach for good.
+    pub emptied: BTreeSet<LeftBackend>,
 }
 
 impl Backends {
     /// How each of them is, in the order of their names.
     pub fn statuses(&self) -> Arc<Vec<BackendStatus>> {
         Arc::clone(&self.statuses.read())
+    }
+
+    /// What is found out, for whoever remembers where was sent to.
+    pub fn told(&self) -> watch::Receiver<Told> {
+        self.told.subscribe()
+    }
+
+    fn note_emptied(&self, left: impl Iterator<Item = LeftBackend>) {
+        self.told.send_if_modified(|told| {
+            let before = told.emptied.len();
+            told.emptied.extend(left);
+            told.emptied.len() != before
+        });
     }
 
     /// The backend of a registry, if it names one.
@@ -137,10 +165,23 @@ struct Sent {
 struct Named {
     target: Target,
     registries: Vec<Registry>,
+    /// What registries called it that have left it.
+    left: Vec<LeftBackend>,
+    /// Since when no registry names it any more.
+    since: Instant,
     /// How asking for its id is doing.
     health: Arc<BackendHealth>,
     id: Option<BackendId>,
     identifying: AbortHandle,
+}
+
+impl Named {
+    /// The id of its cluster, if it tells that, under all that registries call it.
+    fn clusters(&self) -> Vec<(BackendReference, String)> {
+        let Some(BackendId::Cluster(cluster)) = &self.id else { return Vec::new() };
+        let references = self.registries.iter().filter_map(|registry| registry.backend.clone());
+        references.map(|reference| (reference, cluster.clone())).collect()
+    }
 }
 
 impl Drop for Named {
@@ -177,6 +218,7 @@ impl Supervisor {
                 changed = self.inputs.secrets.changed() => if changed.is_err() { return },
                 Some(identified) = self.identities.join_next_with_id() => self.note_identity(identified),
                 Some(ended) = self.tasks.join_next_with_id() => self.note_end(ended),
+                () = tokio::time::sleep(BETWEEN_LOOKS) => {}
             }
             tokio::time::sleep(SETTLE).await;
         }
@@ -213,9 +255,16 @@ impl Supervisor {
         let Some(running) = self.writers.remove(&id) else { return };
         let name = running.target.name();
         match ended {
-            Ok((_, End::Emptied | End::Stopped)) => return,
+            Ok((_, End::Stopped)) => return,
+            Ok((_, End::Emptied)) => {
+                self.note_emptied(&id);
+                return;
+            }
             // What was there can't be reached any more.
-            Ok((_, End::OtherCluster)) => warn!(backend = name, "the nodes belong to another cluster than before"),
+            Ok((_, End::OtherCluster)) => {
+                warn!(backend = name, "the nodes belong to another cluster than before");
+                self.note_emptied(&id);
+            }
             Err(error) => {
                 warn!(backend = name, %error, "a writer ended unexpectedly");
                 let stopped = Stopped { target: running.target.clone(), health: Arc::clone(&running.health) };
@@ -225,6 +274,12 @@ impl Supervisor {
         // Its nodes are asked anew who they are, and until then they may be anybody.
         self.named.retain(|named| named.id.as_ref() != Some(&id));
         self.sent.retain(|_, sent| sent.id != id);
+    }
+
+    /// Whoever remembers what was sent where may forget a backend.
+    fn note_emptied(&self, id: &BackendId) {
+        let named = self.named.iter().filter(|named| named.id.as_ref() == Some(id));
+        self.backends.note_emptied(named.flat_map(|named| named.left.clone()));
     }
 
     /// What a backend is to hold that no registry names. Clusters are ours as the overview has it: what it knows nothing of is not
@@ -245,28 +300,45 @@ impl Supervisor {
         if !overview.loaded || !registries.loaded {
             return;
         }
-        let Wanted { targets, problems } = Wanted::of(&registries.registries, &secrets, self.settings.may_be_plain);
+        let may_be_plain = self.settings.may_be_plain;
+        let wanted = Wanted::of(&registries.registries, &secrets, may_be_plain);
+        let left = self.still_left(&registries.left);
+        let Wanted { targets, problems } = wanted.and_left(&left, &secrets, may_be_plain);
         self.name(targets);
         self.note_sent(&registries.registries);
         self.write(&overview, &problems);
         self.publish(&problems);
     }
 
+    /// Those of the backends that were left that are not known to be empty.
+    fn still_left(&self, left: &[LeftBackend]) -> Vec<LeftBackend> {
+        self.backends.told.send_if_modified(|told| {
+            let before = told.emptied.len();
+            told.emptied.retain(|emptied| left.contains(emptied));
+            told.emptied.len() != before
+        });
+        let told = self.backends.told.borrow();
+        left.iter().filter(|left| !told.emptied.contains(*left)).cloned().collect()
+    }
+
     /// Keeps what is named in step with what registries say; what is new or has other credentials is asked who it is.
-    fn name(&mut self, targets: Vec<(Target, Vec<Registry>)>) {
+    fn name(&mut self, targets: Vec<WantedTarget>) {
         let mut earlier = std::mem::take(&mut self.named);
-        for (target, registries) in targets {
+        for WantedTarget { target, registries, left } in targets {
             let known = earlier.iter().position(|named| named.target.is_same(&target));
             self.named.push(match known {
                 Some(place) => {
                     let mut named = earlier.swap_remove(place);
-                    named.registries = registries;
+                    if registries.is_empty() && !named.registries.is_empty() {
+                        named.since = Instant::now();
+                    }
+                    (named.registries, named.left) = (registries, left);
                     named
                 }
                 None => {
                     let health = Arc::default();
                     let identifying = self.identities.spawn(identify(target.clone(), Arc::clone(&health)));
-                    Named { target, registries, health, id: None, identifying }
+                    Named { target, registries, left, since: Instant::now(), health, id: None, identifying }
                 }
             });
         }
@@ -283,6 +355,12 @@ impl Supervisor {
                 self.sent.insert(registry.name.clone(), Sent { addresses, id: id.clone() });
             }
         }
+        let clusters: BTreeMap<BackendReference, String> = self.named.iter().flat_map(Named::clusters).collect();
+        self.backends.told.send_if_modified(|told| {
+            let is_other = told.clusters != clusters;
+            told.clusters = clusters;
+            is_other
+        });
     }
 
     /// Whether a registry of which is not known where it sends to may mean this backend.
@@ -311,6 +389,10 @@ impl Supervisor {
                 registries.extend(named.registries.iter().cloned());
             }
         }
+        let left: BTreeMap<BackendId, Vec<Target>> = groups
+            .extract_if(.., |_, (_, registries)| registries.is_empty())
+            .map(|(id, (targets, _))| (id, targets))
+            .collect();
         let unresolved: Unresolved<'_> = unidentified
             .iter()
             .map(|registry| (registry, false))
@@ -325,12 +407,43 @@ impl Supervisor {
             let assignment = Assignment { is_partial, in_original_layout, ..assignment };
             self.keep(id, targets, assignment);
         }
+        self.take_up_left(left);
+        // Another name of what is sent to is nothing to be emptied.
+        groups.keys().for_each(|id| self.note_emptied(id));
         let unnamed: Vec<BackendId> = self.writers.keys().filter(|id| !groups.contains_key(*id)).cloned().collect();
         for id in unnamed {
             self.leave(&id, &unresolved);
         }
         let named: BTreeSet<BackendId> = groups.into_keys().collect();
         self.empty_suspended(&named, &unresolved);
+    }
+
+    /// Backends that registries have left are emptied as those are that were suspended: once it is known that nobody means them.
+    fn take_up_left(&mut self, left: BTreeMap<BackendId, Vec<Target>>) {
+        let is_gone = |named: &&Named| named.id.is_none() && named.since.elapsed() >= GIVEN_UP;
+        for named in self.named.iter().filter(is_gone).filter(|named| !named.left.is_empty()) {
+            warn!(
+                backend = named.target.name(),
+                "a backend that was left gives no answer and is not looked for any more"
+            );
+            self.backends.note_emptied(named.left.iter().cloned());
+        }
+        for named in &self.named {
+            let Some(id) = &named.id else { continue };
+            // Where another cluster answers, what was sent is out of reach; and nothing is deleted where nobody says who it is.
+            let is_elsewhere = |left: &&LeftBackend| *id != BackendId::Cluster(left.cluster.clone());
+            self.backends.note_emptied(named.left.iter().filter(is_elsewhere).cloned());
+        }
+        for (id, targets) in left {
+            let is_meant = self.named.iter().any(|named| {
+                let is_left = |left: &LeftBackend| id == BackendId::Cluster(left.cluster.clone());
+                named.id.as_ref() == Some(&id) && named.left.iter().any(is_left)
+            });
+            let is_known = self.writers.contains_key(&id) || self.suspended.contains_key(&id) || self.is_ending(&id);
+            if let Some(target) = targets.into_iter().next().filter(|_| is_meant && !is_known) {
+                self.suspended.insert(id, Stopped { target, health: Arc::default() });
+            }
+        }
     }
 
     /// Keeps a writer at work with what it is to write.
@@ -405,7 +518,9 @@ impl Supervisor {
             return;
         }
         // New credentials that are tried out leave the writer as it is; without any, it has to end.
-        let has_to_end = meant.is_empty() || meant.iter().any(|is_disorder| *is_disorder);
+        let is_leaving =
+            self.writers.get(id).is_some_and(|running| matches!(*running.orders.borrow(), Order::Leave(_)));
+        let has_to_end = is_leaving || meant.is_empty() || meant.iter().any(|is_disorder| *is_disorder);
         if has_to_end && let Some(stopped) = self.stop(id) {
             warn!(backend = stopped.target.name(), "the backend is left as it is");
             self.suspended.insert(id.clone(), stopped);

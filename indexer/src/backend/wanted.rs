@@ -12,7 +12,8 @@ use super::health::BackendHealth;
 use super::layout;
 use super::secrets::{SecretState, Secrets};
 use super::target::{Target, TargetError};
-use crate::plan::Registry;
+use crate::plan::{BackendReference, Registry};
+use crate::supervise::LeftBackend;
 
 /// How often a backend that doesn't say who it is is asked again, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
@@ -29,8 +30,16 @@ pub(super) enum BackendId {
 /// What registries ask for.
 #[derive(Default)]
 pub(super) struct Wanted {
-    pub(super) targets: Vec<(Target, Vec<Registry>)>,
+    pub(super) targets: Vec<WantedTarget>,
     pub(super) problems: Vec<(Registry, TargetError)>,
+}
+
+/// A backend, and who asks for it.
+pub(super) struct WantedTarget {
+    pub(super) target: Target,
+    pub(super) registries: Vec<Registry>,
+    /// What registries called it that have left it: it is to be emptied, if no registry names it now.
+    pub(super) left: Vec<LeftBackend>,
 }
 
 impl Wanted {
@@ -40,20 +49,40 @@ impl Wanted {
         registries.sort_by(|left, right| left.name.cmp(&right.name));
         for registry in registries {
             match target(registry, secrets, may_be_plain) {
-                Ok(Some(target)) => match wanted.targets.iter_mut().find(|(known, _)| known.is_same(&target)) {
-                    Some((_, named)) => named.push(registry.clone()),
-                    None => wanted.targets.push((target, vec![registry.clone()])),
-                },
+                Ok(Some(target)) => wanted.of_target(target).registries.push(registry.clone()),
                 Ok(None) => {}
                 Err(problem) => wanted.problems.push((registry.clone(), problem)),
             }
         }
         wanted
     }
+
+    /// Backends that registries have left. Those that can't be logged in to any more stay as they are.
+    pub(super) fn and_left(mut self, left: &[LeftBackend], secrets: &Secrets, may_be_plain: bool) -> Self {
+        for left in left {
+            match target_of(&left.reference, secrets, may_be_plain) {
+                Ok(target) => self.of_target(target).left.push(left.clone()),
+                Err(problem) => tracing::debug!(%problem, "a backend that was left can't be emptied"),
+            }
+        }
+        self
+    }
+
+    fn of_target(&mut self, target: Target) -> &mut WantedTarget {
+        let known = self.targets.iter().position(|known| known.target.is_same(&target));
+        let place = known.unwrap_or(self.targets.len());
+        if known.is_none() {
+            self.targets.push(WantedTarget { target, registries: Vec::new(), left: Vec::new() });
+        }
+        &mut self.targets[place]
+    }
 }
 
 fn target(registry: &Registry, secrets: &Secrets, may_be_plain: bool) -> Result<Option<Target>, TargetError> {
-    let Some(reference) = &registry.backend else { return Ok(None) };
+    registry.backend.as_ref().map(|reference| target_of(reference, secrets, may_be_plain)).transpose()
+}
+
+fn target_of(reference: &BackendReference, secrets: &Secrets, may_be_plain: bool) -> Result<Target, TargetError> {
     let data = match &reference.secret {
         None => None,
         Some(name) => match secrets.get(name) {
@@ -65,13 +94,13 @@ fn target(registry: &Registry, secrets: &Secrets, may_be_plain: bool) -> Result<
             Some(SecretState::Pending) | None => return Err(TargetError::SecretPending(name.clone())),
         },
     };
-    Target::new(reference, data.as_deref(), may_be_plain).map(Some)
+    Target::new(reference, data.as_deref(), may_be_plain)
 }
 
 /// The nodes that a registry names, without credentials.
 pub(super) fn named_in(registry: &Registry) -> String {
     let Some(reference) = &registry.backend else { return String::new() };
-    let anonymous = crate::plan::BackendReference { secret: None, ..reference.clone() };
+    let anonymous = BackendReference { secret: None, ..reference.clone() };
     match Target::new(&anonymous, None, true) {
         Ok(target) => target.name(),
         Err(_) => "(no address that can be used)".to_owned(),

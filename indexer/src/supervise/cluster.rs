@@ -202,7 +202,7 @@ impl Prober {
             let discovery = match asked {
                 Ok(answered) => answered.map_err(|error| error.to_string()),
                 // A byte now and then keeps an answer alive and says nothing.
-                Err(_) => Err(format!("what it serves was not told within {} seconds", DISCOVERY.as_secs())),
+                Err(_) => Err(format!("the cluster did not say what it serves within {} seconds", DISCOVERY.as_secs())),
             };
             let wait = match &discovery {
                 Ok(_) => {

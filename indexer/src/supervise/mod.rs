@@ -20,7 +20,7 @@ use crate::cache::Cache;
 use crate::connection::{ConnectionLimits, Discovery};
 use crate::disk::Restored;
 use crate::member::Member;
-use crate::plan::{PlannedMember, Registry, WatchKey, WatchPlan, WatchTarget};
+use crate::plan::{BackendReference, PlannedMember, Registry, WatchKey, WatchPlan, WatchTarget};
 use crate::reflector::{LISTS_AT_ONCE, Reflector};
 use crate::resource::{ApiResource, ClusterName, GroupVersionResource};
 use crate::source::MemberSet;
@@ -43,6 +43,17 @@ pub struct RegistrySet {
     pub registries: Vec<Registry>,
     /// Whether they have been read at all.
     pub loaded: bool,
+    /// Backends that registries were sent to and no registry names any more: what they hold has to go.
+    pub left: Vec<LeftBackend>,
+}
+
+/// A backend that registries have left.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LeftBackend {
+    /// What they called it.
+    pub reference: BackendReference,
+    /// The id of the cluster that answered there: what another one holds is not ours.
+    pub cluster: String,
 }
 
 /// What is watched, and why something is not.
@@ -183,6 +194,12 @@ impl Supervisor {
         };
         let mut is_news =
             state.failure != failure || state.unreadable_files != report.unreadable_files || state.task.is_refused();
+        if state.unreadable_files != report.unreadable_files
+            && let Some(first) = report.unreadable_files.first()
+        {
+            let files = report.unreadable_files.len();
+            tracing::warn!(cluster = %report.cluster, files, first, "files of the cluster can't be read, their objects are missing");
+        }
         (state.failure, state.unreadable_files) = (failure, report.unreadable_files);
         let known = state.discovery.clone();
         if let Some(discovery) = discovery {

@@ -162,7 +162,8 @@ fn inputs(cache: &Arc<Cache>, clusters: usize, url: &str) -> (Inputs, impl Send)
         searched_in: None,
     };
     let (overviews, overview) = watch::channel(Arc::new(overview));
-    let (sets, registries) = watch::channel(Arc::new(RegistrySet { registries: vec![registry], loaded: true }));
+    let (sets, registries) =
+        watch::channel(Arc::new(RegistrySet { registries: vec![registry], loaded: true, left: Vec::new() }));
     let (told, secrets) = watch::channel(Arc::default());
     (Inputs { cache: Arc::clone(cache), overview, registries, secrets }, (overviews, sets, told))
 }
