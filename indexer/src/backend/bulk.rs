@@ -148,7 +148,7 @@ impl Sources {
                     match lines.index((&item.id, version), &facts, &state, cache, entry) {
                         Ok(()) => {
                             if let Some(original) = &mut batch.original {
-                                let may_replace = item.deleted.is_some();
+                                let may_replace = item.replaces || item.deleted.is_some();
                                 original.index((&item.id, version), may_replace, &facts, &lines.object)?;
                             }
                             batch.actions.push((item, Action::Index));

@@ -207,8 +207,12 @@ impl Node {
         if answered.is_ok() {
             *away = None;
         } else {
-            let pause = away.as_ref().map_or(AWAY.0, |away| away.next);
-            *away = Some(Away { until: Instant::now() + pause, next: (pause * 2).min(AWAY.1) });
+            // What is asked at the same time fails for the same reason.
+            let is_known = away.as_ref().is_some_and(|away| away.until > Instant::now());
+            if !is_known {
+                let pause = away.as_ref().map_or(AWAY.0, |away| away.next);
+                *away = Some(Away { until: Instant::now() + pause, next: (pause * 2).min(AWAY.1) });
+            }
         }
         answered
     }

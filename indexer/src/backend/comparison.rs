@@ -4,7 +4,7 @@
 //! that are too many are to be deleted. Then come the objects that were not among them, or in another state. What changes
 //! meanwhile comes by the cache's feed; to look at an object twice does no harm.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -41,8 +41,8 @@ pub(super) struct Comparison {
     assignment: Arc<Assignment>,
     /// Objects whose document is not known to be right, by a hash of its id: the state that it should have.
     expected: HashMap<u64, u64, ahash::RandomState>,
-    /// Those among them of which there is a document in another state: its version.
-    differing: HashMap<u64, u64, ahash::RandomState>,
+    /// Those among them of which there is a document in another state.
+    differing: HashSet<u64, ahash::RandomState>,
     scan: Scan,
 }
 
@@ -131,7 +131,7 @@ impl Comparison {
             scope,
             assignment: Arc::clone(assignment),
             expected: HashMap::default(),
-            differing: HashMap::default(),
+            differing: HashSet::default(),
             scan: Scan::Before,
         }
     }
@@ -230,12 +230,12 @@ impl Comparison {
                 return None;
             }
             let item = Item::new(&self.collection, &namespace, &name);
-            return Some(Item { id: hit.id.as_str().into(), deleted: Some(hit.version), ..item });
+            return Some(Item { id: hit.id.as_str().into(), deleted: Some(behind(hit.version)), ..item });
         };
         if hit.fields.state.first().is_some_and(|state| *state == self.assignment.state_of(*fingerprint)) {
             self.expected.remove(&key);
         } else {
-            self.differing.insert(key, hit.version);
+            self.differing.insert(key);
         }
         None
     }
@@ -255,7 +255,7 @@ impl Comparison {
             let key = hash(&item.id);
             if self.expected.remove(&key).is_some() {
                 // The document may be that of an object which has gone since, with this one in its place.
-                missing.push(Item { deleted: self.differing.remove(&key), ..item });
+                missing.push(Item { replaces: self.differing.remove(&key), ..item });
             }
             if missing.len() >= most {
                 break;
@@ -264,6 +264,11 @@ impl Comparison {
         *after = Some(last?);
         Some(missing)
     }
+}
+
+/// The version of a deletion that nobody has told of: what an earlier writer still sends of the document comes too late.
+fn behind(version: u64) -> u64 {
+    version.saturating_add(1)
 }
 
 fn hash(id: &str) -> u64 {

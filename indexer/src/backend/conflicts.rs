@@ -77,18 +77,20 @@ pub(super) async fn judge(
     let mut verdict = Verdict::default();
     for item in items {
         let document = stored.get(&*item.id).filter(|document| document.found);
-        let stored_version = document.map(|document| document.version);
         match (sources.present(&item), document) {
             _ if !sources.is_in_touch(&item.collection) => verdict.later.push(item),
             (Some((state, _)), Some(document)) if document.source.state == state => verdict.settled.push(item),
             (None, None) => verdict.settled.push(item),
             // What is newer may be what another writer knows already, and we a moment later.
             (_, Some(_)) if item.conflicts < CERTAIN => verdict.later.push(item),
-            (Some((_, version)), _) => {
-                // Where there is no document any more, the refusal named the version of its deletion.
-                let at_least = stored_version.unwrap_or_default().max(item.at_least).saturating_add(1);
-                let raised = at_least.saturating_sub(version);
-                verdict.overwrite.push((Item { at_least, ..item }, raised));
+            (Some((_, version)), Some(document)) => {
+                let at_least = document.version.max(item.at_least).saturating_add(1);
+                verdict.overwrite.push((Item { at_least, ..item }, at_least.saturating_sub(version)));
+            }
+            // The refusal named the version of the deletion. One that nobody told of is one ahead, and says nothing of others.
+            (Some((_, version)), None) => {
+                let raised = Some(item.at_least.saturating_sub(version)).filter(|raised| *raised > 1);
+                verdict.overwrite.push((item, raised.unwrap_or_default()));
             }
             (None, Some(document)) => {
                 verdict.overwrite.push((Item { deleted: Some(document.version), at_least: 0, ..item }, 0));

@@ -23,6 +23,8 @@ pub(super) struct Item {
     pub(super) name: Box<str>,
     /// The version that a deletion carries, where the object is known to be gone.
     pub(super) deleted: Option<u64>,
+    /// Whether the document may be that of another object, which this one has followed.
+    pub(super) replaces: bool,
     /// A write carries at least this version.
     pub(super) at_least: u64,
     /// Since when it waits.
@@ -41,6 +43,7 @@ impl Item {
             namespace: namespace.into(),
             name: name.into(),
             deleted: None,
+            replaces: false,
             at_least: 0,
             since: Instant::now(),
             conflicts: 0,
@@ -52,6 +55,7 @@ impl Item {
     /// it is written anyway.
     fn absorb(&mut self, other: &Self) {
         self.deleted = self.deleted.max(other.deleted);
+        self.replaces |= other.replaces;
         self.at_least = self.at_least.max(other.at_least);
     }
 }

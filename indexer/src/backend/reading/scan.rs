@@ -71,6 +71,8 @@ struct Total {
 
 #[derive(Debug, Deserialize)]
 struct FoundDocument {
+    #[serde(rename = "_index", default)]
+    index: String,
     #[serde(rename = "_source")]
     source: Source,
     #[serde(default)]
@@ -81,6 +83,8 @@ struct FoundDocument {
 pub(super) struct Moment {
     reader: Arc<Reader>,
     id: String,
+    /// Whether it was begun here: what a client names is another server's, or nobody's, and is not ours to close.
+    is_own: bool,
     knows_paths: bool,
 }
 
@@ -96,8 +100,12 @@ impl Kept {
         if kept.len() > MOST_KEPT { kept.pop_front() } else { None }
     }
 
-    fn forget(&self, id: &str) {
-        self.0.lock().retain(|kept| kept != id);
+    /// Whether it was there.
+    fn forget(&self, id: &str) -> bool {
+        let mut kept = self.0.lock();
+        let before = kept.len();
+        kept.retain(|kept| kept != id);
+        kept.len() < before
     }
 }
 
@@ -115,9 +123,9 @@ pub(super) struct Walk {
 impl Moment {
     /// One that was kept. Whether it is still known is seen when it is asked about.
     pub(super) async fn again(reader: &Arc<Reader>, id: &str) -> Result<Self, ReadError> {
-        reader.kept.forget(id);
+        let is_own = reader.kept.forget(id);
         let knows_paths = reader.knows_paths().await?;
-        Ok(Self { reader: Arc::clone(reader), id: id.to_owned(), knows_paths })
+        Ok(Self { reader: Arc::clone(reader), id: id.to_owned(), is_own, knows_paths })
     }
 
     /// The present one; none if nothing was ever written.
@@ -130,7 +138,8 @@ impl Moment {
         let parameters = [("keep_alive", KEPT), ("allow_partial_pit_creation", "false")];
         match reader.client.ask::<Begun>(Request::new(Method::Post, &path).with(&parameters)).await {
             Ok(begun) => {
-                let mut moment = Self { reader: Arc::clone(reader), id: begun.pit_id, knows_paths: false };
+                let mut moment =
+                    Self { reader: Arc::clone(reader), id: begun.pit_id, is_own: true, knows_paths: false };
                 moment.knows_paths = reader.knows_paths().await?;
                 Ok(Some(moment))
             }
@@ -149,9 +158,12 @@ impl Moment {
     /// Keeps it for whoever asks about it again soon, by the name that is given out.
     pub(super) fn keep(mut self) -> String {
         let id = std::mem::take(&mut self.id);
-        if let Some(oldest) = self.reader.kept.keep(&id) {
+        if self.is_own
+            && let Some(oldest) = self.reader.kept.keep(&id)
+        {
             // Which closes it.
-            drop(Self { reader: Arc::clone(&self.reader), id: oldest, knows_paths: self.knows_paths });
+            let reader = Arc::clone(&self.reader);
+            drop(Self { reader, id: oldest, is_own: true, knows_paths: self.knows_paths });
         }
         id
     }
@@ -191,7 +203,7 @@ impl Drop for Moment {
     /// Tells OpenSearch that nobody asks about it any more. If that fails, it forgets by itself.
     fn drop(&mut self) {
         let (reader, id) = (Arc::clone(&self.reader), std::mem::take(&mut self.id));
-        if id.is_empty() {
+        if id.is_empty() || !self.is_own {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
@@ -245,6 +257,11 @@ impl Walk {
         let Hits { total, mut hits } = moment.ask(body).await?.hits;
         if let (Some(total), Some(known)) = (total, &mut self.total) {
             *known = total.value.max(*known);
+        }
+        // A moment that a client names may be one of other indices.
+        let own = format!("{}-", moment.reader.alias);
+        if let Some(other) = hits.iter().find(|hit| !hit.index.starts_with(&own)) {
+            return Err(BackendError::Unsuitable(format!("the moment is one of the index {}", other.index)).into());
         }
         let bytes = hits.iter().filter_map(|hit| Some(hit.source.object.as_ref()?.get().len())).sum::<usize>();
         if let Some(each) = bytes.checked_div(hits.len()) {
