@@ -276,7 +276,7 @@ impl Codec {
         self.id.store(id, Ordering::Relaxed);
     }
 
-    /// Takes over the next dictionary of an earlier codec of the same kind, instead of training one. False if it is none.
+    /// Takes over the next dictionary of an earlier codec of the same kind, instead of training one. False if what is given is no dictionary.
     pub fn restore(&self, trained: &[u8]) -> bool {
         let is_added = self.add(trained.into());
         if is_added {

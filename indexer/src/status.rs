@@ -77,6 +77,15 @@ pub enum Notice {
         /// How many, and what is wrong with them.
         told: String,
     },
+    /// Some of its files can't be read.
+    UnreadableFiles {
+        /// The cluster.
+        cluster: ClusterName,
+        /// How many.
+        files: usize,
+        /// What is wrong with one of them.
+        first: String,
+    },
     /// It serves the resource in another version only.
     OtherVersion {
         /// The cluster.
@@ -93,6 +102,7 @@ impl Notice {
             Self::OutOfTouch { cluster, .. }
             | Self::NotSynced { cluster, .. }
             | Self::Refused { cluster, .. }
+            | Self::UnreadableFiles { cluster, .. }
             | Self::OtherVersion { cluster, .. } => cluster,
         }
     }
@@ -111,6 +121,14 @@ impl Notice {
                 format!("cluster {cluster} has not been read yet, its objects are missing: {reason}")
             }
             Self::Refused { cluster, told } => format!("cluster {cluster}: {told}"),
+            Self::UnreadableFiles { cluster, files: 1, first } => {
+                format!("cluster {cluster}: a file can't be read, its objects are missing: {first}")
+            }
+            Self::UnreadableFiles { cluster, files, first } => {
+                format!(
+                    "cluster {cluster}: {files} files can't be read, their objects are missing: {first}, and others"
+                )
+            }
             Self::OtherVersion { cluster, api_version } => {
                 format!(
                     "cluster {cluster} serves this resource as {api_version}; its objects are shown in that version"
@@ -134,7 +152,7 @@ pub fn seconds(time: Timestamp) -> String {
     time.round(whole).unwrap_or(time).to_string()
 }
 
-/// What a reader of `snapshot` must be told, a notice a cluster at most.
+/// What a reader of `snapshot` must be told: of a cluster how it is followed, and of its files.
 pub fn notices(
     overview: &Overview,
     resource: &GroupVersionResource,
@@ -159,7 +177,16 @@ pub fn notices(
         objects: 0,
         reason: Some(why_missing(overview, cluster)),
     }));
+    notices.extend(unreadable_files(overview, |cluster| query.wants_cluster(cluster)));
     notices
+}
+
+fn unreadable_files(overview: &Overview, is_wanted: impl Fn(&ClusterName) -> bool) -> impl Iterator<Item = Notice> {
+    let files = overview.unreadable_files.iter().filter(move |(cluster, _)| is_wanted(cluster));
+    files.filter_map(|(cluster, files)| {
+        let first = files.first()?.clone();
+        Some(Notice::UnreadableFiles { cluster: cluster.clone(), files: files.len(), first })
+    })
 }
 
 fn part_notice(

@@ -84,7 +84,7 @@ impl LookedAt {
 
 /// Writes conditions until cancelled.
 pub(crate) async fn report(store: RegistryStore, facts: Facts, cancelled: CancellationToken) {
-    let mut written: BTreeMap<String, (i64, ReadyCondition)> = BTreeMap::new();
+    let mut written = BTreeMap::new();
     loop {
         tokio::select! {
             () = cancelled.cancelled() => return,
@@ -99,6 +99,9 @@ pub(crate) async fn report(store: RegistryStore, facts: Facts, cancelled: Cancel
     }
 }
 
+/// What was written last of a registry: of which one by that name, of which generation, and what.
+type Written = (Option<String>, i64, ReadyCondition);
+
 /// The facts of one moment.
 struct Looked {
     overview: Arc<Overview>,
@@ -111,7 +114,7 @@ async fn write(
     store: &RegistryStore,
     Looked { overview, statuses, needs_backend }: &Looked,
     backends: &Backends,
-    written: &mut BTreeMap<String, (i64, ReadyCondition)>,
+    written: &mut BTreeMap<String, Written>,
 ) {
     let registries = store.subscribe().borrow().clone();
     let names: BTreeSet<&str> = registries.registries.iter().map(ResourceRegistry::name).collect();
@@ -133,15 +136,27 @@ async fn write(
         if let Some(misread) = misread_annotation(registry) {
             condition.message = format!("{}; {misread}", condition.message);
         }
-        let wanted = (registry.generation(), condition);
+        let knows_all = !needs_backend && !overview.members.is_partial;
+        if let Some(unknown) = unknown_clusters(overview, registry).filter(|_| knows_all) {
+            condition.message = format!("{}; {unknown}", condition.message);
+        }
+        let wanted = (registry.metadata.uid.clone(), registry.generation(), condition);
         if written.get(registry.name()) == Some(&wanted) {
             continue;
         }
-        match store.set_ready(registry.name(), wanted.0, &wanted.1).await {
+        match store.set_ready(registry.name(), wanted.1, &wanted.2).await {
             Ok(()) => drop(written.insert(registry.name().to_owned(), wanted)),
             Err(error) => warn!(registry = registry.name(), %error, "the registry's status cannot be written"),
         }
     }
+}
+
+/// Clusters that a registry names and nobody knows.
+fn unknown_clusters(overview: &Overview, registry: &ResourceRegistry) -> Option<String> {
+    let named = registry.spec.target_cluster.cluster_names.iter();
+    let unknown: Vec<String> =
+        named.filter(|name| !overview.members.members.contains_key(name.as_str())).cloned().collect();
+    (!unknown.is_empty()).then(|| format!("there is no cluster {}", list(unknown.into_iter())))
 }
 
 fn has_backend(registry: &ResourceRegistry) -> bool {

@@ -306,7 +306,9 @@ async fn shows(server: &Standalone, expected: &[String]) -> Result<()> {
 #[test]
 fn further_pages_out_of_opensearch_show_what_there_was_when_the_first_one_was_given() -> Result<()> {
     run(async || {
-        let world = world(&[]).await?;
+        let mut runner = TestRunner::deterministic();
+        let written = drawn(&prop::collection::vec(samples::written(), 20..21), &mut runner)?;
+        let world = world(&written).await?;
         let reader = &world.servers["opensearch alone"];
         let named = |numbers: std::ops::Range<u32>| numbers.map(|number| format!("map-{number}")).collect::<Vec<_>>();
         let (before, after) = (named(10..20), [named(10..15), vec!["map-15b".to_owned()], named(16..20)].concat());

@@ -140,7 +140,7 @@ impl Interruption {
         }
     }
 
-    /// How often in a row it is no reason to worry anyone, and one time more.
+    /// Failures in a row that are told of: fewer of this kind come and go by themselves.
     fn times_until_failure(&self) -> u32 {
         match self {
             Self::Expired | Self::EndedAtOnce => 3,

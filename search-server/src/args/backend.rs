@@ -50,7 +50,7 @@ pub struct CheckArgs {
     /// Name that the nodes' certificates bear, if it isn't that of their URLs
     #[arg(long, value_name = "NAME", conflicts_with = "registry")]
     pub tls_server_name: Option<String>,
-    /// Send credentials over http, for everybody on the way to read
+    /// Send credentials over http, where everybody on the way can read them
     #[arg(long)]
     pub opensearch_plaintext_credentials: bool,
     /// Beginning of all names of indices, as the server has it
@@ -79,7 +79,7 @@ pub struct DashboardsArgs {
     /// File with the user's password
     #[arg(long, value_name = "FILE", requires = "user")]
     pub password_file: Option<PathBuf>,
-    /// Send credentials over http, for everybody on the way to read
+    /// Send credentials over http, where everybody on the way can read them
     #[arg(long, requires = "user")]
     pub opensearch_plaintext_credentials: bool,
     /// Tenant of Dashboards to import into

@@ -45,7 +45,13 @@ const DROP_IN_SUBCOMMANDS: [&str; 3] = ["completion", "help", "version"];
 
 /// One lookout over every cluster: reads, watches and searches over many Kubernetes clusters as one API.
 #[derive(Debug, Parser)]
-#[command(name = "fleetglass", subcommand_required = true, arg_required_else_help = true, args_override_self = true)]
+#[command(
+    name = "fleetglass",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    args_override_self = true
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

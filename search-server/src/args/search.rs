@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 
@@ -10,23 +11,23 @@ use crate::client::completion;
 /// Ask a running server. Exits with 0 if something was found, 1 if nothing was, 2 if it could not be asked.
 #[derive(Debug, Args)]
 pub struct SearchArgs {
-    /// What to look for, as 'image:*nginx* spec.replicas:<2'; everything if empty. Quote it if it begins with -
+    /// What to look for, as 'image:*nginx* spec.replicas:<2'; everything if empty. Write -- before it if it begins with -
     #[arg(value_name = "QUERY", add = ArgValueCompleter::new(completion::query))]
     pub query: Vec<String>,
     /// How the answer looks
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
     /// Only these clusters, separated by commas
-    #[arg(long, value_name = "NAMES", add = ArgValueCompleter::new(completion::clusters))]
+    #[arg(long, value_name = "NAMES", value_parser = NonEmptyStringValueParser::new(), add = ArgValueCompleter::new(completion::clusters))]
     pub cluster: Option<String>,
     /// Fields to sort by, separated by commas; - before a name for the largest first
-    #[arg(long, value_name = "FIELDS", add = ArgValueCompleter::new(completion::fields))]
+    #[arg(long, value_name = "FIELDS", value_parser = NonEmptyStringValueParser::new(), add = ArgValueCompleter::new(completion::fields))]
     pub order_by: Option<String>,
     /// Objects at most, 0 for all
     #[arg(long, default_value_t = 50)]
     pub limit: usize,
     /// Show these fields, separated by commas; without it, those that the query names
-    #[arg(long, value_name = "FIELDS", add = ArgValueCompleter::new(completion::fields))]
+    #[arg(long, value_name = "FIELDS", value_parser = NonEmptyStringValueParser::new(), add = ArgValueCompleter::new(completion::fields))]
     pub fields: Option<String>,
     /// Count objects by these fields instead of showing them, separated by commas
     #[arg(
@@ -67,7 +68,7 @@ pub struct DiffArgs {
     #[arg(value_name = "QUERY", add = ArgValueCompleter::new(completion::query))]
     pub query: Vec<String>,
     /// The clusters to compare, separated by commas; all of them without it
-    #[arg(long, value_name = "NAMES", add = ArgValueCompleter::new(completion::clusters))]
+    #[arg(long, value_name = "NAMES", value_parser = NonEmptyStringValueParser::new(), add = ArgValueCompleter::new(completion::clusters))]
     pub cluster: Option<String>,
     /// Only objects that some cluster lacks, or only those of which fields differ
     #[arg(long, value_enum)]

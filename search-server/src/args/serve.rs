@@ -215,7 +215,7 @@ pub struct Authentication {
     /// Headers with the user's unique id
     #[arg(long, value_delimiter = ',')]
     pub requestheader_uid_headers: Vec<String>,
-    /// Beginnings of headers with more about the user
+    /// Prefixes of headers with more about the user
     #[arg(long, value_delimiter = ',', default_value = "x-remote-extra-")]
     pub requestheader_extra_headers_prefix: Vec<String>,
 }
@@ -247,7 +247,7 @@ pub struct ControlPlane {
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,
     /// Requests a second to the control plane
-    #[arg(long, default_value_t = 40.0)]
+    #[arg(long, default_value_t = 40.0, value_parser = super::values::requests_a_second)]
     pub kube_api_qps: f32,
     /// Requests at once to the control plane
     #[arg(long, default_value_t = 60)]
@@ -262,7 +262,7 @@ pub struct Members {
     #[arg(long = "members", value_name = "SOURCE")]
     given_sources: Vec<MemberSource>,
     /// Requests a second to each cluster
-    #[arg(long, default_value_t = 40.0)]
+    #[arg(long, default_value_t = 40.0, value_parser = super::values::requests_a_second)]
     pub cluster_api_qps: f32,
     /// Requests at once to each cluster
     #[arg(long, default_value_t = 60)]
@@ -419,7 +419,7 @@ pub struct Backends {
     /// Beginning of all names of indices; servers of different control planes that share an OpenSearch need different ones
     #[arg(long, default_value = "fleetglass", value_parser = values::index_prefix)]
     pub opensearch_index_prefix: String,
-    /// Whether credentials may go over http, for everybody on the way to read
+    /// Whether credentials may go over http, where everybody on the way can read them
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
           value_parser = values::boolean, action = clap::ArgAction::Set)]
     pub opensearch_plaintext_credentials: bool,
@@ -467,7 +467,7 @@ pub enum SearchBackend {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Without a control plane")]
 pub struct Own {
-    /// Folder for registries and keys when there is no etcd or no control plane; a folder of yours by default
+    /// Folder for registries and keys when there is no etcd or no control plane; a folder of the user by default
     #[arg(long)]
     data_dir: Option<PathBuf>,
     /// Where to write a kubeconfig for this server; by default in the data folder

@@ -87,6 +87,14 @@ impl FromStr for FeatureGate {
     }
 }
 
+/// Requests a second, 0 for any number.
+pub(super) fn requests_a_second(word: &str) -> Result<f32, String> {
+    let rate: f32 = word.parse().map_err(|_| "write a number, as 40".to_owned())?;
+    // Less often than each quarter of an hour is a mistake, and nothing that could be waited for.
+    let is_usable = rate.is_finite() && (rate <= 0.0 || rate >= 0.001);
+    if is_usable { Ok(rate) } else { Err("write 0.001 or more, or 0 for any number".to_owned()) }
+}
+
 /// `HOST:PORT` or, for all addresses, `:PORT`.
 pub(super) fn listen_address(word: &str) -> Result<SocketAddr, String> {
     let help = || "write ADDRESS:PORT or :PORT".to_owned();

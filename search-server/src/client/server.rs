@@ -15,6 +15,7 @@ use kube::{Client, Config};
 use serde_json::Value;
 
 use crate::args::{Connection, default_kubeconfig};
+use crate::routes::warning;
 
 const SEARCH: &str = "/apis/search.karmada.io/v1alpha1/search";
 pub(super) const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
@@ -65,7 +66,10 @@ impl Server {
     pub(super) async fn registry(&self, name: &str) -> Result<Value> {
         let path = format!("{}/resourceregistries/{name}", apiservice::GROUP_VERSION_PATH);
         let request = Request::get(path).body(Vec::new())?;
-        self.client.request(request).await.with_context(|| format!("registry {name} can't be read"))
+        match self.client.request(request).await {
+            Err(kube::Error::Api(status)) => bail!("registry {name} can't be read: {}", status.message),
+            other => other.with_context(|| format!("registry {name} can't be read")),
+        }
     }
 
     /// Fails if an answer was not whole.
@@ -109,7 +113,7 @@ impl Server {
     fn show_warnings(&self, headers: &HeaderMap) -> Result<()> {
         for warning in headers.get_all(WARNING) {
             let text = warning.to_str().unwrap_or_default();
-            if text.contains("the answer is partial") {
+            if text.contains(warning::PARTIAL) {
                 self.is_partial.set(true);
             }
             let text = text.split_once('"').map_or(text, |(_, quoted)| quoted.trim_end_matches('"'));

@@ -162,7 +162,7 @@ pub(super) async fn list(
         state.source.check_cache("watching")?;
     }
     if asked.options.order.is_some() {
-        state.source.check_cache("another order than that of names")?;
+        state.source.check_cache("sorting")?;
     }
     let readers = source.present()?.readers;
     if !source.reports.borrow().is_loaded {

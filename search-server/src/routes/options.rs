@@ -176,7 +176,7 @@ fn read_label_selector(text: &str, filter: &mut Filter) -> Result<Option<BTreeSe
                 let key = requirement.key();
                 // No request of the original's: so it is refused as API servers do, which kubectl shows.
                 return Err(ApiError::bad_request(format!(
-                    "labelSelector: {key}: of {OWN} there are only {OWN}cluster=NAME, {OWN}cluster in (A,B), {OWN}order-by and {OWN}query"
+                    "labelSelector: {key}: the labels that this server understands are {OWN}cluster=NAME, {OWN}cluster in (A,B), {OWN}order-by and {OWN}query"
                 )));
             }
         }

@@ -24,8 +24,7 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::header::WARNING;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use indexer::query::evaluate::Evaluator;
 use indexer::resource::ClusterName;
 use indexer::search::facets::{Facet, FacetsError, TooManyValues};
@@ -309,6 +308,7 @@ fn state_of(state: &SearchState, clusters: Option<&BTreeSet<ClusterName>>) -> Ve
                 Notice::OtherVersion { .. } => false,
                 // There may be worse to tell of the same cluster.
                 Notice::Refused { .. } => true,
+                Notice::UnreadableFiles { .. } => !found.contains(&notice),
                 Notice::OutOfTouch { cluster, .. } | Notice::NotSynced { cluster, .. } => told.insert(cluster.clone()),
             };
             if is_told {
@@ -322,8 +322,7 @@ fn state_of(state: &SearchState, clusters: Option<&BTreeSet<ClusterName>>) -> Ve
 fn warn(headers: &mut HeaderMap, lacks: &[Notice], is_partial: bool) {
     warning::warn(headers, lacks);
     if is_partial {
-        let text = "299 - \"the query took too long and was ended; the answer is partial: narrow it by cluster, kind or namespace\"";
-        headers.append(WARNING, HeaderValue::from_static(text));
+        warning::append(headers, warning::PARTIAL);
     }
 }
 

@@ -9,6 +9,10 @@ const MOST: usize = 10;
 /// A header longer than this is cut; kubectl would cut it too.
 const LONGEST: usize = 400;
 
+/// What is told of an answer to which not everything was looked at.
+pub(crate) const PARTIAL: &str =
+    "the query took too long and was ended; the answer is partial: narrow it by cluster, kind or namespace";
+
 /// Adds a warning for each notice.
 pub(super) fn warn(headers: &mut HeaderMap, notices: &[Notice]) {
     if notices.len() > MOST {
@@ -23,10 +27,11 @@ fn summary(notices: &[Notice]) -> String {
     let out_of_touch = count(|notice| matches!(notice, Notice::OutOfTouch { .. }));
     let not_synced = count(|notice| matches!(notice, Notice::NotSynced { .. }));
     let refused = count(|notice| matches!(notice, Notice::Refused { .. }));
+    let unreadable = count(|notice| matches!(notice, Notice::UnreadableFiles { .. }));
     let other = count(|notice| matches!(notice, Notice::OtherVersion { .. }));
     format!(
         "{out_of_touch} clusters out of touch, {not_synced} not read yet, {refused} with objects that are left out, \
-         {other} in another version; \
+         {unreadable} with files that can't be read, {other} in another version; \
          see /apis/search.karmada.io/v1alpha1/search/status"
     )
 }
